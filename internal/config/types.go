@@ -1,0 +1,203 @@
+package config
+
+import (
+	"github.com/mirrord-go/mirrord/internal/config/origin"
+)
+
+// Config is a user's complete configuration: every field has its final value, and
+// [Config.Origin] tells where that value came from. The JSON names are those of the file.
+type Config struct {
+	// AcceptInvalidCertificates turns off verification of the API server's certificate;
+	// nil leaves it to the kubeconfig.
+	AcceptInvalidCertificates *bool `json:"accept_invalid_certificates"`
+	// SkipProcesses are names of programs that run without interception.
+	SkipProcesses []string `json:"skip_processes"`
+	// Operator: true must use one, false never does, nil uses one that is there.
+	Operator *bool `json:"operator"`
+	// Profile is a reference as the user wrote it: "name", "namespace/name", or empty.
+	Profile string `json:"profile,omitempty"`
+	// Kubeconfig is a path; empty means $KUBECONFIG, ~/.kube/config, or in-cluster.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// KubeContext is a context of the kubeconfig; empty means its current one.
+	KubeContext string `json:"kube_context,omitempty"`
+	// Target is what the session attaches to.
+	Target Target `json:"target"`
+	// Feature is what the session does.
+	Feature Feature `json:"feature"`
+	// Agent is how the agent is started.
+	Agent Agent `json:"agent"`
+
+	origins origin.Map
+}
+
+// Target is a workload and its namespace.
+type Target struct {
+	// Path names the workload; the zero value is "targetless".
+	Path TargetPath `json:"path"`
+	// Namespace is empty when nobody named one: then the kube context's is used.
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// TargetKind is a kind of workload, spelled as in a target path.
+type TargetKind string
+
+// The kinds of workloads that a target path can name. Targetless is the zero value.
+const (
+	Targetless  TargetKind = ""
+	Pod         TargetKind = "pod"
+	Deployment  TargetKind = "deployment"
+	StatefulSet TargetKind = "statefulset"
+	DaemonSet   TargetKind = "daemonset"
+	ReplicaSet  TargetKind = "replicaset"
+	Job         TargetKind = "job"
+	CronJob     TargetKind = "cronjob"
+	Service     TargetKind = "service"
+	Rollout     TargetKind = "rollout"
+	Label       TargetKind = "label"
+)
+
+// TargetPath names a workload: KIND/NAME[/container/CONTAINER], label/K=V[,K=V]…, or
+// "targetless".
+type TargetPath struct {
+	Kind      TargetKind
+	Name      string            // empty for Targetless and Label
+	Labels    map[string]string // only for Label
+	Container string            // empty chooses the pod's first container that is no mesh sidecar
+}
+
+// Feature groups what a session does.
+type Feature struct {
+	Network  Network `json:"network"`
+	Env      Env     `json:"env"`
+	FS       FS      `json:"fs"`
+	Hostname bool    `json:"hostname"`
+}
+
+// Network groups the directions of traffic.
+type Network struct {
+	Incoming Incoming `json:"incoming"`
+	Outgoing Outgoing `json:"outgoing"`
+	DNS      DNS      `json:"dns"`
+	IPv6     bool     `json:"ipv6"`
+}
+
+// IncomingMode says what happens to the target's incoming connections.
+type IncomingMode string
+
+// The modes of incoming traffic.
+const (
+	IncomingMirror IncomingMode = "mirror" // default
+	IncomingSteal  IncomingMode = "steal"
+	IncomingOff    IncomingMode = "off"
+)
+
+// Incoming configures the target's incoming traffic.
+type Incoming struct {
+	Mode IncomingMode `json:"mode"`
+	// PortMapping pairs a local port with the target's port, [local, remote].
+	PortMapping [][2]uint16 `json:"port_mapping,omitempty"`
+	// IgnorePorts are local ports that are never subscribed.
+	IgnorePorts []uint16 `json:"ignore_ports,omitempty"`
+	// Ports, when not nil, are the only remote ports that are subscribed.
+	Ports []uint16 `json:"ports,omitempty"`
+	// IgnoreLocalhost leaves listeners on loopback addresses alone.
+	IgnoreLocalhost bool `json:"ignore_localhost"`
+}
+
+// Outgoing configures connections that the local process makes.
+type Outgoing struct {
+	TCP bool `json:"tcp"`
+	UDP bool `json:"udp"`
+	// IgnoreLocalhost keeps connections to loopback addresses on the laptop.
+	IgnoreLocalhost bool `json:"ignore_localhost"`
+	// Filter is nil without one.
+	Filter *Filter `json:"filter,omitempty"`
+	// UnixStreams are patterns of Unix socket paths that are connected in the target.
+	UnixStreams []string `json:"unix_streams,omitempty"`
+}
+
+// Filter lists destinations; exactly one of the lists is set.
+type Filter struct {
+	// Local: what matches stays on the laptop, the rest goes to the target.
+	Local []string `json:"local,omitempty"`
+	// Remote: what matches goes to the target, the rest stays on the laptop.
+	Remote []string `json:"remote,omitempty"`
+}
+
+// DNS configures name resolution.
+type DNS struct {
+	Enabled bool    `json:"enabled"`
+	Filter  *Filter `json:"filter,omitempty"`
+}
+
+// Env configures which of the target's environment variables the local process gets.
+type Env struct {
+	// Enabled is false when nothing is taken from the target.
+	Enabled bool `json:"-"`
+	// Include and Exclude are patterns with * and ?; at most one of them is set.
+	Include []string `json:"include,omitempty"`
+	Exclude []string `json:"exclude,omitempty"`
+	// Override sets variables, whatever the target has.
+	Override map[string]string `json:"override,omitempty"`
+	// Unset removes variables, compared without regard to case.
+	Unset []string `json:"unset,omitempty"`
+	// EnvFile is a file of NAME=value lines; it wins over the target, Override over it.
+	EnvFile string `json:"env_file,omitempty"`
+	// Mapping replaces values: pattern (a regular expression) to replacement.
+	Mapping map[string]string `json:"mapping,omitempty"`
+}
+
+// FSMode says where files are read and written.
+type FSMode string
+
+// The modes of file access.
+const (
+	FSRead               FSMode = "read" // default
+	FSWrite              FSMode = "write"
+	FSLocal              FSMode = "local"
+	FSLocalWithOverrides FSMode = "localwithoverrides"
+)
+
+// FS configures file access. This version leaves all files local.
+type FS struct {
+	Mode FSMode `json:"mode"`
+}
+
+// Agent configures the agent that the session starts, when there is no operator.
+type Agent struct {
+	// Namespace of the agent's pod; empty means the target's.
+	Namespace string `json:"namespace,omitempty"`
+	// Image of the agent.
+	Image string `json:"image"`
+	// ImagePullPolicy and ImagePullSecrets are as in a pod's spec.
+	ImagePullPolicy  string   `json:"image_pull_policy"`
+	ImagePullSecrets []string `json:"image_pull_secrets,omitempty"`
+	// TTL is how long a finished agent stays, in seconds.
+	TTL uint16 `json:"ttl"`
+	// Ephemeral runs the agent as an ephemeral container of the target pod.
+	Ephemeral bool `json:"ephemeral"`
+	// CommunicationTimeout is how long an agent waits for a client, in seconds.
+	CommunicationTimeout uint16 `json:"communication_timeout"`
+	// StartupTimeout is how long the client waits for an agent, in seconds.
+	StartupTimeout uint64 `json:"startup_timeout"`
+	// FlushConnections ends connections that are open when a steal or mirror starts, so
+	// that their clients come back to the session.
+	FlushConnections bool `json:"flush_connections"`
+	// DisabledCapabilities are Linux capabilities that the agent is not given.
+	DisabledCapabilities []string `json:"disabled_capabilities,omitempty"`
+	// Privileged runs the agent's container privileged.
+	Privileged bool `json:"privileged"`
+	// LogLevel is one of trace, debug, info, warn, error, off.
+	LogLevel string `json:"log_level"`
+	// Labels and Annotations are added to the agent's objects.
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// NodeSelector chooses the node of a targetless agent.
+	NodeSelector map[string]string `json:"node_selector,omitempty"`
+	// ServiceAccount and PriorityClass are as in a pod's spec.
+	ServiceAccount string `json:"service_account,omitempty"`
+	PriorityClass  string `json:"priority_class,omitempty"`
+	// Tolerations and Resources are as in a pod's spec; Tolerations nil tolerates all.
+	Tolerations []map[string]any `json:"tolerations,omitempty"`
+	Resources   map[string]any   `json:"resources,omitempty"`
+}

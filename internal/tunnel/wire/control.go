@@ -1,0 +1,159 @@
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+)
+
+// Control is one frame of the control stream: four bytes of length, big endian, then this
+// as JSON. Exactly one of the pointers is set. Unknown fields are ignored, so that a newer
+// peer may say more.
+type Control struct {
+	// ID pairs a request with its [Result]; the client counts up from 1. It is 0 in
+	// messages that have no answer.
+	ID uint64 `json:"id,omitempty"`
+
+	Hello       *Hello       `json:"hello,omitempty"`
+	Welcome     *Welcome     `json:"welcome,omitempty"`
+	Subscribe   *Subscribe   `json:"subscribe,omitempty"`
+	Unsubscribe *Unsubscribe `json:"unsubscribe,omitempty"`
+	Environ     *Environ     `json:"environ,omitempty"`
+	Result      *Result      `json:"result,omitempty"`
+	Notice      *Notice      `json:"notice,omitempty"`
+	Goodbye     *Goodbye     `json:"goodbye,omitempty"`
+}
+
+// Hello is the client's first message.
+type Hello struct {
+	Version int `json:"version"`
+	// Client names the client's build, for logs.
+	Client string `json:"client,omitempty"`
+	// SessionID is the session's public name.
+	SessionID string `json:"sessionID,omitempty"`
+}
+
+// Welcome is the agent's answer to [Hello].
+type Welcome struct {
+	Version int `json:"version"`
+	// Agent names the agent's build.
+	Agent string `json:"agent,omitempty"`
+	// Hostname is the target's host name.
+	Hostname string `json:"hostname,omitempty"`
+	// Addresses are the addresses of the target's network, loopback and link-local ones left out.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Targetless says that the agent has no target: nothing can be stolen, mirrored or read.
+	Targetless bool `json:"targetless,omitempty"`
+	// StealBackend is how connections are taken: "sk_lookup" or "nftables"; empty when
+	// they can't be, and then StealProblem says why.
+	StealBackend string `json:"stealBackend,omitempty"`
+	StealProblem string `json:"stealProblem,omitempty"`
+	// MirrorProblem says why connections can't be captured; empty when they can.
+	MirrorProblem string `json:"mirrorProblem,omitempty"`
+}
+
+// Subscribe asks for the connections of one port of the target. A second subscription of
+// a port replaces the first. The agent answers with a [Result].
+type Subscribe struct {
+	Port uint16 `json:"port"`
+	Mode Mode   `json:"mode"`
+	// Probes are the kubelet's probes of this port, which stay with the target.
+	Probes []Probe `json:"probes,omitempty"`
+	// ProbeSources are addresses that the kubelet probes from (the node's), beside the
+	// target's default gateways, which the agent knows itself.
+	ProbeSources []netip.Addr `json:"probeSources,omitempty"`
+}
+
+// ProbeKind says how the kubelet probes a port.
+type ProbeKind string
+
+// The kinds of probes.
+const (
+	ProbeHTTP  ProbeKind = "http"
+	ProbeHTTPS ProbeKind = "https"
+	ProbeGRPC  ProbeKind = "grpc"
+	ProbeTCP   ProbeKind = "tcp"
+)
+
+// Probe is one way in which the kubelet probes a subscribed port.
+type Probe struct {
+	Kind ProbeKind `json:"kind"`
+}
+
+// Unsubscribe gives a port back to the target. Stolen connections that are open go on.
+// The agent answers with a [Result].
+type Unsubscribe struct {
+	Port uint16 `json:"port"`
+}
+
+// Environ asks for the environment of the target's process; the answer is in [Result].
+type Environ struct{}
+
+// Result answers the request with the same ID.
+type Result struct {
+	// Error is empty when the request was carried out.
+	Error string `json:"error,omitempty"`
+	// Errno classifies Error for the program, when it comes from a system call.
+	Errno Errno `json:"errno,omitempty"`
+	// Moved counts the established connections that were ended so that they come back
+	// to the session; only for [Subscribe].
+	Moved int `json:"moved,omitempty"`
+	// Environ are NAME=value pairs; only for [Environ].
+	Environ []string `json:"environ,omitempty"`
+}
+
+// Notice is something the agent wants the user to read: a mirrored connection that was
+// dropped, for one.
+type Notice struct {
+	// Level is "info" or "warning".
+	Level string `json:"level"`
+	Text  string `json:"text"`
+	// Port is the subscription that the notice is about, or 0.
+	Port uint16 `json:"port,omitempty"`
+}
+
+// Goodbye ends the session on purpose, with a reason for the other side. The client's
+// goodbye means that the session is over and the agent may stop at once.
+type Goodbye struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// WriteControl writes one frame of the control stream in a single Write.
+func WriteControl(w io.Writer, c Control) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encoding a control message: %w", err)
+	}
+	if len(b) > MaxControl {
+		return fmt.Errorf("%w: control message of %d bytes", ErrMalformed, len(b))
+	}
+	return write(w, append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+}
+
+// ReadControl reads one frame of the control stream. A stream that ended between two
+// frames gives io.EOF.
+func ReadControl(r io.Reader) (Control, error) {
+	var l [4]byte
+	if _, err := io.ReadFull(r, l[:]); err != nil {
+		return Control{}, err
+	}
+	n := binary.BigEndian.Uint32(l[:])
+	if n > MaxControl {
+		return Control{}, fmt.Errorf("%w: control message of %d bytes", ErrMalformed, n)
+	}
+	// Grow with what really arrives: a length alone must not cost memory.
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil {
+		return Control{}, noEOF(err)
+	}
+	if len(b) != int(n) {
+		return Control{}, io.ErrUnexpectedEOF
+	}
+	var c Control
+	if err := json.Unmarshal(b, &c); err != nil {
+		return Control{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return c, nil
+}
