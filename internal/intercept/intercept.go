@@ -102,9 +102,6 @@ type Network interface {
 	// for longer than the child may wait. Called again for each further listener on the
 	// same address.
 	Listening(addr netip.AddrPort)
-	// Exec says that a process of the child's tree runs a program with this path.
-	// It returns false when the program is to run without interception.
-	Exec(path string) bool
 }
 
 // Options are what [Start] runs.
