@@ -162,4 +162,3 @@ func explainStream(err error) error {
 	}
 	return err
 }
-
