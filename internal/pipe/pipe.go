@@ -1,0 +1,186 @@
+// Package pipe copies bytes between two connections until both directions have ended, in
+// such a way that neither side can tell the pair from one connection: an end of data stays
+// an end of data, a reset stays a reset.
+//
+// A session holds many connections that are idle most of the time. So a direction that
+// waits for data holds no buffer: memory goes with traffic, not with connections.
+package pipe
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// Conn is a connection whose directions end separately: *net.TCPConn, *net.UnixConn, and
+// the tunnel's streams. A Conn that also has Reset() error, or SetLinger(int) error as
+// *net.TCPConn has, can be aborted so that its peer notices; others are closed.
+type Conn interface {
+	net.Conn
+	// CloseWrite ends the sending direction.
+	CloseWrite() error
+}
+
+// Result is what [Join] has carried.
+type Result struct {
+	// AToB and BToA count the bytes that were written in each direction.
+	AToB, BToA int64
+	// Err is nil when both directions came to a regular end. Otherwise both connections
+	// were reset, and this is the first failure.
+	Err error
+}
+
+// Join copies both ways between a and b until both directions have ended, one of them fails
+// or ctx ends, then closes both and returns. A failure or the end of ctx resets both, so
+// that no peer takes a truncated stream for a complete one.
+func Join(ctx context.Context, a, b Conn) Result {
+	var (
+		once  sync.Once
+		first error
+	)
+	abort := func(err error) {
+		once.Do(func() {
+			first = err
+			Reset(a)
+			Reset(b)
+		})
+	}
+	stop := context.AfterFunc(ctx, func() { abort(context.Cause(ctx)) })
+	defer stop()
+
+	var r Result
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var err error
+		if r.BToA, err = oneWay(a, b); err != nil {
+			abort(err)
+		}
+	}()
+	var err error
+	if r.AToB, err = oneWay(b, a); err != nil {
+		abort(err)
+	}
+	<-done
+	once.Do(func() {
+		// A regular end: nothing is lost by closing.
+		first = errors.Join(ignoreClosed(a.Close()), ignoreClosed(b.Close()))
+	})
+	r.Err = first
+	return r
+}
+
+// Reset aborts a connection: its peer reads an error, not an end of data.
+func Reset(c net.Conn) {
+	switch c := c.(type) {
+	case interface{ Reset() error }:
+		_ = c.Reset()
+		return
+	case interface{ SetLinger(sec int) error }:
+		_ = c.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// oneWay copies src to dst and passes on the end of data.
+func oneWay(dst, src Conn) (int64, error) {
+	n, err := Copy(dst, src)
+	if err != nil {
+		return n, err
+	}
+	if err := dst.CloseWrite(); err != nil && !benign(err) {
+		return n, err
+	}
+	return n, nil
+}
+
+// Copy copies src to dst until the end of data or a failure. It is io.Copy without a buffer
+// that is held while src has nothing to say.
+func Copy(dst io.Writer, src io.Reader) (int64, error) {
+	read := readerOf(src)
+	var total int64
+	for {
+		buf, n, err := read()
+		if n > 0 {
+			w, werr := dst.Write((*buf)[:n])
+			total += int64(w)
+			if werr == nil && w < n {
+				werr = io.ErrShortWrite
+			}
+			if err == nil {
+				err = werr
+			}
+		}
+		if buf != nil {
+			buffers.Put(buf)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return total, nil
+		case err != nil:
+			return total, err
+		}
+	}
+}
+
+// bufferSize is large enough that system calls do not decide the throughput; a smaller
+// buffer and splice(2) were both slower.
+const bufferSize = 128 << 10
+
+// buffers holds *[]byte, so that putting one back allocates nothing.
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// A readFunc waits for data and returns it in a buffer of the pool, which the caller puts
+// back. The buffer is nil when nothing was read.
+type readFunc func() (buf *[]byte, n int, err error)
+
+// readerOf chooses how to wait for src.
+func readerOf(src io.Reader) readFunc {
+	if sc, ok := src.(syscall.Conn); ok {
+		if f := readinessReader(sc); f != nil {
+			return f
+		}
+	}
+	return growingReader(src)
+}
+
+// waitSize is what a reader without a readiness signal waits with. Most idle streams wait
+// for a short message.
+const waitSize = 2 << 10
+
+// growingReader waits with a small buffer of its own and changes to a large one while
+// there is a lot to read.
+func growingReader(src io.Reader) readFunc {
+	small := make([]byte, waitSize)
+	busy := false
+	return func() (*[]byte, int, error) {
+		if busy {
+			buf := buffers.Get().(*[]byte)
+			n, err := src.Read(*buf)
+			busy = n >= waitSize
+			return buf, n, err
+		}
+		n, err := src.Read(small)
+		busy = n == waitSize
+		if n == 0 {
+			return nil, 0, err
+		}
+		buf := buffers.Get().(*[]byte)
+		return buf, copy(*buf, small[:n]), err
+	}
+}
+
+// benign tells errors of closing a direction that the peer has already ended.
+func benign(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ENOTCONN)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
