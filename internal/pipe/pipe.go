@@ -147,29 +147,39 @@ func readerOf(src io.Reader) readFunc {
 	return growingReader(src)
 }
 
-// waitSize is what a reader without a readiness signal waits with. Most idle streams wait
-// for a short message.
-const waitSize = 2 << 10
+// The sizes with which a reader without a readiness signal waits, since it may have to wait
+// long with them: most idle streams wait for a short message, and the last read of a burst
+// is rarely a full one.
+const (
+	smallSize  = 2 << 10
+	mediumSize = 16 << 10
+)
 
-// growingReader waits with a small buffer of its own and changes to a large one while
-// there is a lot to read.
+// growingReader reads with the next larger size while reads come back full.
 func growingReader(src io.Reader) readFunc {
-	small := make([]byte, waitSize)
-	busy := false
+	wait := make([]byte, smallSize)
+	full := false
 	return func() (*[]byte, int, error) {
-		if busy {
+		if full && len(wait) == mediumSize {
 			buf := buffers.Get().(*[]byte)
 			n, err := src.Read(*buf)
-			busy = n >= waitSize
+			full = n == len(*buf)
 			return buf, n, err
 		}
-		n, err := src.Read(small)
-		busy = n == waitSize
+		if full {
+			wait = make([]byte, mediumSize)
+		}
+		n, err := src.Read(wait)
+		full = n == len(wait)
 		if n == 0 {
 			return nil, 0, err
 		}
 		buf := buffers.Get().(*[]byte)
-		return buf, copy(*buf, small[:n]), err
+		n = copy(*buf, wait[:n])
+		if n < smallSize && len(wait) > smallSize {
+			wait = make([]byte, smallSize)
+		}
+		return buf, n, err
 	}
 }
 
