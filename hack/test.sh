@@ -1,0 +1,37 @@
+#!/bin/bash
+# hack/test.sh unit|root|e2e: one part of the tests.
+#
+#   unit  as the user who calls, without root (-short leaves out what needs it)
+#   root  the same packages with root: network namespaces, agents, whole sessions
+#   e2e   on the real cluster, which is started when it does not run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The race detector needs cgo; the binaries under test are built without it.
+export CGO_ENABLED=1
+
+need_root() {
+  [ "$(id -u)" = 0 ] || { echo "hack/test.sh: the $1 tests make network namespaces: run this as root, or with sudo -E env PATH=\$PATH" >&2; exit 1; }
+}
+
+case ${1:-} in
+  unit)
+    go test -race -short $(go list ./... | grep -v /test/)
+    ;;
+  root)
+    need_root root
+    # Package by package: the tests share two things of the machine, its cores and its ports.
+    go test -race -p 1 -timeout 20m $(go list ./... | grep -v /test/e2e)
+    ;;
+  e2e)
+    need_root end-to-end
+    (cd test/cluster && go run ./cmd/cluster up)
+    stop() { [ -n "${KEEP_CLUSTER:-}" ] || (cd test/cluster && go run ./cmd/cluster down); }
+    trap stop EXIT
+    MIRRORD_E2E=require go test -count=1 -timeout 40m -v ./test/e2e/... 2>&1 | hack/quiet.sh
+    ;;
+  *)
+    echo "usage: hack/test.sh unit|root|e2e" >&2
+    exit 2
+    ;;
+esac
