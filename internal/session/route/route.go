@@ -1,0 +1,124 @@
+// Package route decides where the local process's connections and datagrams go: to the
+// target, to the laptop's own network, or to the resolver of the session. It knows the
+// configuration and what the process listens on, and does no input or output.
+//
+// In the order of the checks:
+//
+//   - port 0 and addresses that mean something only on this machine (unspecified,
+//     multicast, broadcast, fe80::/10) stay local;
+//   - port 53 is answered by the session when names resolve at the target, whatever the
+//     address: a process may use the laptop's name server or one of its own choice;
+//   - with local name resolution, port 53 of the laptop's own name servers and of
+//     loopback addresses stays local, or names would not resolve at all under
+//     outgoing-remote;
+//   - without outgoing traffic of that protocol, everything is local;
+//   - loopback is the target's localhost, as for a process in the pod, except for ports
+//     that the process itself listens on, and except with ignore_localhost;
+//   - the rest goes out from the target. With feature.network.ipv6 off, IPv6 is refused
+//     with ENETUNREACH there, as on a machine without IPv6.
+package route
+
+import (
+	"net/netip"
+	"sync"
+	"syscall"
+
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/intercept"
+)
+
+// dnsPort is where name servers listen (RFC 1035, section 4.2).
+const dnsPort = 53
+
+// Table answers for one session. Its methods may be called at once from any goroutine and
+// do not block.
+type Table struct {
+	network     config.Network
+	nameServers map[netip.Addr]bool
+
+	mu   sync.RWMutex
+	owns map[uint16]bool
+}
+
+// New makes a table. NameServers are the laptop's own, see [NameServers].
+func New(network config.Network, nameServers []netip.Addr) *Table {
+	t := &Table{network: network, nameServers: make(map[netip.Addr]bool), owns: make(map[uint16]bool)}
+	for _, a := range nameServers {
+		t.nameServers[a.Unmap().WithZone("")] = true
+	}
+	return t
+}
+
+// Owns records that the process listens on a TCP port.
+func (t *Table) Owns(port uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.owns[port] = true
+}
+
+// Disowns records that nobody listens on the port any more.
+func (t *Table) Disowns(port uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.owns, port)
+}
+
+func (t *Table) isOwn(port uint16) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.owns[port]
+}
+
+// Route decides about one destination. The error is the errno of a Refuse.
+func (t *Table) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Verdict, error) {
+	ip, port := dst.Addr().Unmap(), dst.Port()
+	if port == 0 || !crossesMachines(ip) {
+		return intercept.Local, nil
+	}
+	if port == dnsPort {
+		switch {
+		case t.network.DNS.Enabled:
+			return intercept.Resolve, nil
+		case ip.IsLoopback() || t.nameServers[ip.WithZone("")]:
+			return intercept.Local, nil
+		}
+	}
+	if !t.outgoing(p) {
+		return intercept.Local, nil
+	}
+	if ip.IsLoopback() {
+		if t.network.Outgoing.IgnoreLocalhost || p == intercept.TCP && t.isOwn(port) {
+			return intercept.Local, nil
+		}
+	}
+	if ip.Is6() && !t.network.IPv6 {
+		return intercept.Refuse, syscall.ENETUNREACH
+	}
+	return intercept.Remote, nil
+}
+
+func (t *Table) outgoing(p intercept.Protocol) bool {
+	switch p {
+	case intercept.TCP:
+		return t.network.Outgoing.TCP
+	case intercept.UDP:
+		return t.network.Outgoing.UDP
+	}
+	return false
+}
+
+// crossesMachines is false for addresses whose meaning belongs to this machine or its link:
+// there is nothing that the target could be asked for.
+func crossesMachines(ip netip.Addr) bool {
+	switch {
+	case !ip.IsValid(), ip.IsUnspecified(), ip.IsMulticast():
+		return false
+	case ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return false
+	case ip.Is6() && ip.IsLinkLocalUnicast():
+		// A zone names an interface of this machine. 169.254.0.0/16 has none: cloud
+		// metadata services live there, and the target's is wanted.
+		return false
+	}
+	return true
+}
