@@ -1,0 +1,128 @@
+// Package testnet makes network namespaces for tests of the agent: a pod, its clients, and
+// a cable between them. A namespace is gone with the test and everything that ran in it.
+package testnet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// Namespace is a network namespace with its loopback interface up.
+type Namespace struct {
+	handle netns.NsHandle
+}
+
+// New makes a namespace for t, and skips t where that takes rights we don't have.
+func New(t testing.TB) *Namespace {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("making network namespaces needs root")
+	}
+	n := &Namespace{handle: netns.None()}
+	err := onOwnThread(func() (err error) {
+		if n.handle, err = netns.New(); err != nil {
+			return fmt.Errorf("making a network namespace: %w", err)
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.handle.Close() })
+	return n
+}
+
+// Do runs f on a thread of the namespace: sockets that f opens and processes that f starts
+// belong to it. It returns f's error.
+func (n *Namespace) Do(f func() error) error {
+	return onOwnThread(func() error {
+		if err := netns.Set(n.handle); err != nil {
+			return fmt.Errorf("entering a network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// Must is Do for what has to succeed.
+func (n *Namespace) Must(t testing.TB, f func() error) {
+	t.Helper()
+	if err := n.Do(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ID is the namespace's inode, as in the link /proc/PID/ns/net.
+func (n *Namespace) ID(t testing.TB) string {
+	t.Helper()
+	var id string
+	n.Must(t, func() (err error) {
+		id, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	})
+	return id
+}
+
+// Cable connects two namespaces: interface eth0 in each, with these addresses. Routes to
+// the other's prefixes follow from the addresses, and a default route of a leads to b's
+// first address of each family.
+func Cable(t testing.TB, a, b *Namespace, aAddrs, bAddrs []netip.Prefix) {
+	t.Helper()
+	a.Must(t, func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(b.handle),
+		})
+	})
+	a.Must(t, func() error { return plug(aAddrs) })
+	b.Must(t, func() error { return plug(bAddrs) })
+	a.Must(t, func() error {
+		seen := map[int]bool{}
+		for _, p := range bAddrs {
+			if seen[p.Addr().BitLen()] {
+				continue
+			}
+			seen[p.Addr().BitLen()] = true
+			if err := netlink.RouteAdd(&netlink.Route{Gw: net.IP(p.Addr().AsSlice())}); err != nil {
+				return fmt.Errorf("adding a default route: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+func plug(addrs []netip.Prefix) error {
+	eth, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, p := range addrs {
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+		if p.Addr().Is6() {
+			a.Flags = 0x02 // IFA_F_NODAD: usable at once
+		}
+		if err := netlink.AddrAdd(eth, a); err != nil {
+			return fmt.Errorf("adding address %s: %w", p, err)
+		}
+	}
+	return netlink.LinkSetUp(eth)
+}
+
+// onOwnThread runs f on a thread that ends with it.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		done <- f()
+	}()
+	return <-done
+}
