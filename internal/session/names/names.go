@@ -11,6 +11,7 @@
 package names
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -96,7 +97,10 @@ func (r *Resolver) shared(ctx context.Context, stream bool, query []byte, q ques
 			return readdress(m, query, q), nil
 		case mine:
 			r.lead(ctx, f, k, stream, query, q)
-			return f.message, f.err
+			if f.message == nil {
+				return nil, f.err
+			}
+			return readdress(bytes.Clone(f.message), query, q), nil
 		}
 		select {
 		case <-f.done:
@@ -104,7 +108,7 @@ func (r *Resolver) shared(ctx context.Context, stream bool, query []byte, q ques
 			return nil, ctx.Err()
 		}
 		if f.message != nil {
-			return readdress(append([]byte(nil), f.message...), query, q), nil
+			return readdress(bytes.Clone(f.message), query, q), nil
 		}
 		if !errors.Is(f.err, context.Canceled) {
 			return nil, f.err
@@ -163,7 +167,7 @@ func (r *Resolver) keep(k string, m []byte, a answer) {
 	if len(r.entries) >= maxEntries {
 		r.makeRoom(now)
 	}
-	r.entries[k] = entry{message: append([]byte(nil), m...), ttls: a.ttls, stored: now, expires: now.Add(ttl)}
+	r.entries[k] = entry{message: bytes.Clone(m), ttls: a.ttls, stored: now, expires: now.Add(ttl)}
 }
 
 // makeRoom drops what has expired, or anything when nothing has.
@@ -182,7 +186,7 @@ func (r *Resolver) makeRoom(now time.Time) {
 
 // aged is a copy of the answer with the time it was kept taken off its TTLs.
 func (e entry) aged(now time.Time) []byte {
-	m := append([]byte(nil), e.message...)
+	m := bytes.Clone(e.message)
 	age := uint32(now.Sub(e.stored) / time.Second)
 	for _, off := range e.ttls {
 		binary.BigEndian.PutUint32(m[off:], binary.BigEndian.Uint32(m[off:])-age)
@@ -192,7 +196,7 @@ func (e entry) aged(now time.Time) []byte {
 
 // key is the query without its number, and without the case of its name.
 func key(stream bool, query []byte, q question) string {
-	k := append([]byte(nil), query...)
+	k := bytes.Clone(query)
 	k[0], k[1] = 0, 0
 	for i := headerSize; i < q.end-4; i++ {
 		k[i] = lower(k[i])

@@ -6,6 +6,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ type Client struct {
 	mu      sync.Mutex
 	nextID  uint64
 	pending map[uint64]chan wire.Result
-	ended   error // an end that the agent announced
+	ended   error // why, when the tunnel itself does not know
 
 	ctx     context.Context // ends with the tunnel
 	cancel  context.CancelFunc
@@ -192,6 +193,9 @@ func (c *Client) Environ(ctx context.Context) ([]string, error) {
 // takes a second at most for a peer that does not listen.
 func (c *Client) Close(reason string) error {
 	if c.sess.Err() == nil {
+		c.mu.Lock()
+		c.ended = cmp.Or(c.ended, tunnel.ErrClosed)
+		c.mu.Unlock()
 		_ = c.control.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
 		_ = c.send(wire.Control{Goodbye: &wire.Goodbye{Reason: reason}})
 		c.awaitAgent()
