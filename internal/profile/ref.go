@@ -40,15 +40,35 @@ func ParseRef(s string) (Ref, error) {
 	case strings.Contains(name, "/"):
 		return malformed("it has more than one slash")
 	}
-	if namespaced {
-		if problems := validation.IsDNS1123Label(namespace); len(problems) > 0 {
-			return malformed("no namespace can be called " + quote(namespace) + ": " + problems[0])
-		}
+	ref := Ref{Namespace: namespace, Name: name}
+	if problem := ref.NamespaceProblem(); problem != "" {
+		return malformed("no namespace can be called " + quote(namespace) + ": " + problem)
 	}
-	if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-		return malformed("no profile can be called " + quote(name) + ": " + problems[0])
+	if problem := ref.NameProblem(); problem != "" {
+		return malformed("no profile can be called " + quote(name) + ": " + problem)
 	}
-	return Ref{Namespace: namespace, Name: name}, nil
+	return ref, nil
+}
+
+// NameProblem says why the cluster would refuse the name; empty when it would not.
+func (r Ref) NameProblem() string { return first(validation.IsDNS1123Subdomain(r.Name)) }
+
+// NamespaceProblem says why the cluster would refuse the namespace; empty when it would
+// not, or when there is none.
+func (r Ref) NamespaceProblem() string {
+	if r.Namespace == "" {
+		return ""
+	}
+	return first(validation.IsDNS1123Label(r.Namespace))
+}
+
+// first returns the first of the problems, without the example and pattern in parentheses.
+func first(problems []string) string {
+	if len(problems) == 0 {
+		return ""
+	}
+	text, _, _ := strings.Cut(problems[0], " (")
+	return text
 }
 
 // String returns the form that [ParseRef] reads.
