@@ -36,7 +36,8 @@ func parse(data []byte) ([]document, []Problem) {
 		switch {
 		case err != nil:
 			line, message := positionOf(err)
-			problems = append(problems, Problem{Line: c.offset + max(line, 1), Message: message})
+			line = min(max(line, 1), 1+bytes.Count(c.text, []byte("\n"))) // the parser may be one line past the end
+			problems = append(problems, Problem{Line: c.offset + line, Message: message})
 		case d.object != nil:
 			documents = append(documents, d)
 		}
