@@ -1,0 +1,120 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/mirrord-go/mirrord/internal/kube/portforward"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	clientportforward "k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/websocket"
+)
+
+// ErrAgentGone is what [Agent.Dial] returns, wrapped, when the agent's pod does not exist
+// any more: dialling again can't help.
+var ErrAgentGone = errors.New("the agent's pod is gone")
+
+// Dial connects to the agent through the API server. The connection carries bytes only:
+// it is up to the caller to prove the agent's key on it. Dial returns as soon as the API
+// server has agreed; that nothing listens in the pod shows at the first read.
+func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
+	conn, err := a.c.forward(ctx, portforward.Addr{Namespace: a.namespace, Pod: a.pod, Port: a.port})
+	if err == nil {
+		return conn, nil
+	}
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("connecting to the agent: %w: %w", ErrAgentGone, err)
+	}
+	return nil, a.c.explain(err, "connecting to the agent in pod "+a.pod,
+		Rule{Verb: "create", Resource: "pods/portforward", Namespace: a.namespace})
+}
+
+// forward opens a port-forward over WebSocket, and over a bare SPDY upgrade when the
+// server, or a proxy before it, does not take the former.
+func (c *Cluster) forward(ctx context.Context, addr portforward.Addr) (*portforward.Conn, error) {
+	target := c.core().Post().Namespace(addr.Namespace).Resource(pods.name).Name(addr.Pod).
+		SubResource("portforward").URL()
+	rwc, err := c.upgradeWebSocket(ctx, target)
+	if err != nil && ctx.Err() == nil {
+		c.log.DebugContext(ctx, "no port-forward over WebSocket, trying SPDY", "error", err)
+		rwc, err = c.upgradeSPDY(ctx, target)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return portforward.New(rwc, addr)
+}
+
+// spdyInWebSocket is the WebSocket subprotocol of KEP-4006.
+const spdyInWebSocket = "SPDY/3.1+" + portforward.Protocol
+
+func (c *Cluster) upgradeWebSocket(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
+	transport, holder, err := websocket.RoundTripperFor(c.config)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := websocket.Negotiate(transport, holder, req, spdyInWebSocket)
+	if err != nil {
+		return nil, err
+	}
+	return clientportforward.NewTunnelingConnection("mirrord", conn), nil
+}
+
+// upgradeSPDY asks as older clients did: a POST whose connection becomes SPDY.
+func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
+	config := rest.CopyConfig(c.config)
+	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "SPDY/3.1")
+	req.Header.Set("X-Stream-Protocol-Version", portforward.Protocol)
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, answer(resp)
+	}
+	rwc, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		return nil, errors.Join(errors.New("the upgraded connection can't be written to"), resp.Body.Close())
+	}
+	return rwc, nil
+}
+
+// maxAnswer bounds what is read of a refusal.
+const maxAnswer = 64 << 10
+
+// answer is the API server's refusal as an error.
+func answer(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("reading the answer %q: %w", resp.Status, err)
+	}
+	var status metav1.Status
+	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return apierrors.NewGenericServerResponse(resp.StatusCode, "port-forward",
+		pods.gv.WithResource(pods.name).GroupResource(), "", string(body), 0, true)
+}

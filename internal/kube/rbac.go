@@ -1,0 +1,169 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+)
+
+// Rule is one right: a verb on a resource.
+type Rule struct {
+	Verb string
+	// Group is the API group; empty for the core group.
+	Group string
+	// Resource is a plural, with a subresource after a slash, as in "pods/log".
+	Resource string
+	// Namespace is empty for resources of the whole cluster, or for all namespaces.
+	Namespace string
+}
+
+// String reads like "create jobs.batch in namespace shop".
+func (r Rule) String() string {
+	s := r.Verb + " " + r.Resource
+	if r.Group != "" {
+		s += "." + r.Group
+	}
+	if r.Namespace != "" {
+		s += " in namespace " + r.Namespace
+	}
+	return s
+}
+
+// MissingRulesError says that the user lacks rights. All that are known to be missing are
+// in one error.
+type MissingRulesError struct {
+	// Doing is what was refused.
+	Doing string
+	Rules []Rule
+	// Err is the API server's answer; nil when it was asked before anything was tried.
+	Err error
+}
+
+// Error names the rights.
+func (e *MissingRulesError) Error() string {
+	names := make([]string, len(e.Rules))
+	for i, r := range e.Rules {
+		names[i] = r.String()
+	}
+	return fmt.Sprintf("%s: the cluster does not let you %s", e.Doing, strings.Join(names, ", "))
+}
+
+// Unwrap returns the API server's answer.
+func (e *MissingRulesError) Unwrap() error { return e.Err }
+
+// Hint is the manifest that grants the rights, but for the name of the user.
+func (e *MissingRulesError) Hint() string {
+	var b strings.Builder
+	b.WriteString("Someone who administers the cluster can grant it (docs/rbac.md has the whole role). What is missing:\n")
+	b.WriteString(RoleYAML("mirrord-missing", e.Rules))
+	kind, namespace := "rolebinding", ""
+	if e.Rules[0].Namespace == "" {
+		kind = "clusterrolebinding"
+	} else {
+		namespace = " --namespace " + e.Rules[0].Namespace
+	}
+	fmt.Fprintf(&b, "and then: kubectl create %s mirrord-missing --%s mirrord-missing --user YOU%s",
+		kind, strings.TrimSuffix(kind, "binding"), namespace)
+	return strings.ReplaceAll(b.String(), "--clusterrole ", "--clusterrole=")
+}
+
+// RoleYAML renders a Role for each namespace of the rules, and a ClusterRole for those
+// without one, all with the same name.
+func RoleYAML(name string, rules []Rule) string {
+	byNamespace := map[string][]Rule{}
+	var namespaces []string
+	for _, r := range rules {
+		if _, ok := byNamespace[r.Namespace]; !ok {
+			namespaces = append(namespaces, r.Namespace)
+		}
+		byNamespace[r.Namespace] = append(byNamespace[r.Namespace], r)
+	}
+	var b strings.Builder
+	for i, ns := range namespaces {
+		if i > 0 {
+			b.WriteString("---\n")
+		}
+		kind, where := "Role", ", namespace: "+ns
+		if ns == "" {
+			kind, where = "ClusterRole", ""
+		}
+		fmt.Fprintf(&b, "apiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: {name: %s%s}\nrules:\n", kind, name, where)
+		for _, g := range merge(byNamespace[ns]) {
+			fmt.Fprintf(&b, "- apiGroups: [%q]\n  resources: [%q]\n  verbs: [%s]\n", g.Group, g.Resource, g.Verb)
+		}
+	}
+	return b.String()
+}
+
+// merge joins the rules of one resource; their verbs become a quoted list.
+func merge(rules []Rule) []Rule {
+	var merged []Rule
+	for _, r := range rules {
+		r.Verb = fmt.Sprintf("%q", r.Verb)
+		i := slices.IndexFunc(merged, func(m Rule) bool { return m.Group == r.Group && m.Resource == r.Resource })
+		switch {
+		case i < 0:
+			merged = append(merged, r)
+		case !strings.Contains(merged[i].Verb, r.Verb):
+			merged[i].Verb += ", " + r.Verb
+		}
+	}
+	return merged
+}
+
+// check asks for all the rules at once and returns a [*MissingRulesError] with those that
+// the user lacks. A cluster that does not answer the question is taken to allow: it will
+// say so itself later.
+func (c *Cluster) check(ctx context.Context, doing string, rules []Rule) error {
+	denied := make([]bool, len(rules))
+	var all sync.WaitGroup
+	for i, r := range rules {
+		all.Go(func() {
+			allowed, err := c.allowed(ctx, r)
+			denied[i] = err == nil && !allowed
+		})
+	}
+	all.Wait()
+	var missing []Rule
+	for i, r := range rules {
+		if denied[i] {
+			missing = append(missing, r)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &MissingRulesError{Doing: doing, Rules: missing}
+}
+
+// allowed asks the API server whether the user has a right.
+func (c *Cluster) allowed(ctx context.Context, r Rule) (bool, error) {
+	name, sub, _ := strings.Cut(r.Resource, "/")
+	review := &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: r.Namespace, Verb: r.Verb, Group: r.Group, Resource: name, Subresource: sub,
+			},
+		},
+	}
+	var answer authorizationv1.SelfSubjectAccessReview
+	if err := c.create(ctx, selfAccess, "", review, &answer); err != nil {
+		c.log.DebugContext(ctx, "asking for a right failed", "rule", r.String(), "error", err)
+		return false, err
+	}
+	return answer.Status.Allowed, nil
+}
+
+// refused explains a 403 for a right that may well be there: the API server answers so
+// both when the user lacks it and when admission refuses the object.
+func (c *Cluster) refused(ctx context.Context, err error, doing, next string, rule Rule) error {
+	if allowed, askErr := c.allowed(ctx, rule); askErr != nil || !allowed {
+		return &MissingRulesError{Doing: doing, Rules: []Rule{rule}, Err: err}
+	}
+	return &Error{Reason: ReasonRefused, Doing: doing, Why: cmp.Or(bare(err), "refused"), Next: next, Err: err}
+}

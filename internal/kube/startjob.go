@@ -1,0 +1,225 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// podPatience is how long the cluster may take to make the Job's pod before it is
+	// asked why there is none.
+	podPatience = 2 * time.Second
+	// placePatience is how long "no node fits" is taken for a passing thing.
+	placePatience = 15 * time.Second
+)
+
+// jobRules are the rights to run an agent as a Job of a namespace.
+func jobRules(namespace string) []Rule {
+	return []Rule{
+		jobs.rule("create", namespace),
+		jobs.rule("delete", namespace),
+		pods.rule("get", namespace),
+		pods.rule("list", namespace),
+		pods.rule("watch", namespace),
+		{Verb: "get", Resource: "pods/log", Namespace: namespace},
+		{Verb: "create", Resource: "pods/portforward", Namespace: namespace},
+	}
+}
+
+func (s *starter) startJob(ctx context.Context) (*Agent, error) {
+	ns := s.namespace
+	// The right to change the Job is not vital: it lets the cluster remove an agent that
+	// never started and whose client was killed.
+	patch := make(chan bool, 1)
+	go func() {
+		ok, err := s.c.allowed(ctx, jobs.rule("patch", ns))
+		patch <- ok && err == nil
+	}()
+	err := s.c.check(ctx, "starting an agent in namespace "+ns, jobRules(ns))
+	deadline := <-patch
+	if err != nil {
+		return nil, err
+	}
+	if err := s.createJob(ctx, deadline); err != nil {
+		return nil, err
+	}
+	pod, err := s.awaitJobPod(ctx)
+	if err != nil {
+		return nil, err
+	}
+	agent, err := s.ready(ctx, pod)
+	if err != nil || !deadline {
+		return agent, err
+	}
+	// It has started, so it now lives as long as its session.
+	body := []byte(`{"spec":{"activeDeadlineSeconds":null}}`)
+	if err := s.c.patch(ctx, jobs, ns, s.job, "", types.MergePatchType, body); err != nil {
+		return nil, s.c.explain(err, "lifting the start-up deadline of job "+s.job, jobs.rule("patch", ns))
+	}
+	return agent, nil
+}
+
+func (s *starter) createJob(ctx context.Context, deadline bool) error {
+	name := uniqueName(s.spec.SessionID)
+	s.container = agentName
+	job, err := s.spec.job(name, s.namespace, deadline)
+	if err != nil {
+		return err
+	}
+	ctx, s.warnings = collectWarnings(ctx)
+	s.job = name
+	var made batchv1.Job
+	err = s.c.create(ctx, jobs, s.namespace, job, &made)
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		s.job = "" // the server said no: there is nothing to remove
+	}
+	if err != nil {
+		return s.c.refusal(ctx, err, "creating the agent's job in namespace "+s.namespace, s.namespace, jobs.rule("create", s.namespace))
+	}
+	s.tell(phaseCreated)
+	return nil
+}
+
+// refusal explains why the API server did not take an agent.
+func (c *Cluster) refusal(ctx context.Context, err error, doing, namespace string, rule Rule) error {
+	status := apierrors.APIStatus(nil)
+	switch {
+	case apierrors.IsForbidden(err):
+		return c.refused(ctx, err, doing, admissionAdvice(namespace), rule)
+	case apierrors.IsNotFound(err):
+		return &Error{
+			Reason: ReasonNotFound, Doing: doing, Why: bare(err), Err: err,
+			Next: fmt.Sprintf("Does namespace %q exist? See the fields \"agent.namespace\" and \"target.namespace\".", namespace),
+		}
+	case apierrors.IsUnauthorized(err), transient(err), !errors.As(err, &status):
+		return c.explain(err, doing, rule)
+	}
+	// Webhooks refuse with whatever code they like.
+	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: admissionAdvice(namespace), Err: err}
+}
+
+func admissionAdvice(namespace string) string {
+	return fmt.Sprintf(`You have the right, but a policy or a quota of the cluster refused the object. The agent needs hostPID and the
+capabilities that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
+- set "agent.namespace" to a namespace for agents, whose label allows that:
+  kubectl label namespace NAME pod-security.kubernetes.io/enforce=privileged
+- if it is another policy, have it except pods labelled %s in namespace %s
+- set "agent.ephemeral": true, to run the agent inside the target's pod, without hostPID and SYS_ADMIN`, AgentSelector, namespace)
+}
+
+// awaitJobPod waits until the container of the Job's pod runs or has ended.
+func (s *starter) awaitJobPod(ctx context.Context) (*corev1.Pod, error) {
+	watching, stop := context.WithCancelCause(ctx)
+	doubting, trust := context.WithCancel(watching)
+	var doubts sync.WaitGroup
+	doubts.Go(func() {
+		if err := s.neverCreated(doubting); err != nil {
+			stop(err)
+		}
+	})
+	defer doubts.Wait()
+	defer trust()
+	defer stop(nil)
+
+	var running *corev1.Pod
+	var unplaced *time.Timer
+	opts := metav1.ListOptions{LabelSelector: batchv1.JobNameLabel + "=" + s.job}
+	err := s.c.followPods(watching, s.namespace, opts, func(pod *corev1.Pod, deleted bool) (bool, error) {
+		trust()
+		s.pod = pod.Name
+		if deleted {
+			return false, &Error{
+				Reason: ReasonAgent, Doing: "starting the agent's pod " + pod.Name, Why: "someone deleted it",
+				Next: "Its node may be going away, or a policy of the cluster removes such pods.",
+			}
+		}
+		p, err := progress(pod, s.container)
+		if errors.Is(err, errUnschedulable) {
+			s.last = err.Error()
+			if unplaced == nil {
+				unplaced = time.AfterFunc(placePatience, func() { stop(unplaceable(err)) })
+			}
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if unplaced != nil {
+			unplaced.Stop()
+		}
+		s.tell(p)
+		running = pod
+		return p == phaseRunning || p == phaseEnded, nil
+	})
+	if unplaced != nil {
+		unplaced.Stop()
+	}
+	if cause := context.Cause(watching); cause != nil && ctx.Err() == nil {
+		return nil, cause
+	}
+	return running, err
+}
+
+func unplaceable(err error) error {
+	return &Error{
+		Reason: ReasonAgent, Doing: "starting the agent's pod", Why: err.Error(), Err: err,
+		Next: "See the fields \"agent.node_selector\", \"agent.tolerations\" and \"agent.resources\".",
+	}
+}
+
+// neverCreated asks why a Job has no pod: the Job itself is let in by policies that then
+// refuse its pod. It returns nil when nothing speaks against waiting on.
+func (s *starter) neverCreated(ctx context.Context) error {
+	for sleep(ctx, podPatience) == nil {
+		var list corev1.EventList
+		err := s.c.list(ctx, events, s.namespace, metav1.ListOptions{
+			FieldSelector: "involvedObject.kind=Job,reason=FailedCreate,involvedObject.name=" + s.job,
+		}, &list)
+		if err != nil {
+			return nil //nolint:nilerr // events are a hint that users need no right to see
+		}
+		if len(list.Items) > 0 {
+			why := list.Items[0].Message
+			if w := s.warnings.all(); len(w) > 0 {
+				why += " (" + strings.Join(w, "; ") + ")"
+			}
+			return &Error{
+				Reason: ReasonRefused, Doing: "creating the agent's pod in namespace " + s.namespace,
+				Why: why, Next: admissionAdvice(s.namespace),
+			}
+		}
+	}
+	return nil
+}
+
+// trouble returns the newest warning about an object; empty when there is none or the user
+// may not see it.
+func (c *Cluster) trouble(ctx context.Context, namespace, name string) string {
+	if name == "" {
+		return ""
+	}
+	var list corev1.EventList
+	err := c.list(ctx, events, namespace, metav1.ListOptions{
+		FieldSelector: "type=" + corev1.EventTypeWarning + ",involvedObject.name=" + name,
+	}, &list)
+	if err != nil || len(list.Items) == 0 {
+		return ""
+	}
+	last := list.Items[0]
+	for _, e := range list.Items[1:] {
+		if e.LastTimestamp.After(last.LastTimestamp.Time) {
+			last = e
+		}
+	}
+	return last.Reason + ": " + last.Message
+}
