@@ -495,9 +495,9 @@ func FuzzExchange(f *testing.F) {
 	add(new(dns.Msg).SetQuestion("web.", dns.TypeAAAA).SetEdns0(1232, true))
 	add(new(dns.Msg).SetQuestion("1.0.0.127.in-addr.arpa.", dns.TypePTR))
 	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"))
+	// No name server: nothing leaves, every path before and after one is taken.
+	m := newMachine(f, 1, "nameserver 127.0.0.1\nsearch a.test\n", "10.0.0.1 web\n")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// No name server: nothing leaves, every path before and after one is taken.
-		m := newMachine(t, 1, "nameserver 127.0.0.1\nsearch a.test\n", "10.0.0.1 web\n")
 		got, err := m.r.Exchange(t.Context(), wire.UDP, b)
 		if err != nil {
 			return

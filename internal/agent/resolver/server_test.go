@@ -145,7 +145,7 @@ type machine struct {
 }
 
 // newMachine makes a target whose name servers answer at port.
-func newMachine(t *testing.T, port uint16, resolvConfText, hostsText string) *machine {
+func newMachine(t testing.TB, port uint16, resolvConfText, hostsText string) *machine {
 	t.Helper()
 	m := &machine{dir: t.TempDir()}
 	if err := os.Mkdir(filepath.Join(m.dir, "etc"), 0o755); err != nil {
@@ -161,7 +161,7 @@ func newMachine(t *testing.T, port uint16, resolvConfText, hostsText string) *ma
 	return m
 }
 
-func (m *machine) write(t *testing.T, name, text string) {
+func (m *machine) write(t testing.TB, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(m.dir, "etc", name), []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -7,7 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"regexp"
 	"runtime"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -125,4 +128,37 @@ func onOwnThread(f func() error) error {
 		done <- f()
 	}()
 	return <-done
+}
+
+const isolatedEnv = "MIRRORD_TEST_ISOLATED"
+
+// Isolated runs the calling test in a process of its own whose threads are all in a fresh
+// network namespace, as an agent's worker is in a pod's. In that process it returns the
+// namespace and true, and the test goes on; in the original one it waits, reports how that
+// went, and returns false: the test must return then.
+func Isolated(t *testing.T) (*Namespace, bool) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("making network namespaces needs root")
+	}
+	if os.Getenv(isolatedEnv) == t.Name() {
+		h, err := netns.Get()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = h.Close() })
+		return &Namespace{handle: h}, true
+	}
+	var out []byte
+	New(t).Must(t, func() (err error) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=2m")
+		cmd.Env = append(os.Environ(), isolatedEnv+"="+t.Name())
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if out, err = cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("in a namespace of its own: %w\n%s", err, out)
+		}
+		return nil
+	})
+	t.Logf("in a namespace of its own:\n%s", out)
+	return nil, false
 }
