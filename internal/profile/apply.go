@@ -119,16 +119,11 @@ const everySocket = ".*"
 // of a newer version fails with [*UnknownFieldError] or [*UnknownValueError]. When Apply
 // fails, cfg is as it was.
 func Apply(cfg *config.Config, p *Profile) (Report, error) {
-	if len(p.UnknownFields) > 0 {
-		return Report{}, &UnknownFieldError{Ref: p.Ref, Fields: p.UnknownFields}
+	if err := p.Check(); err != nil {
+		return Report{}, err
 	}
 	if err := checkNamespace(cfg, p.Ref); err != nil {
 		return Report{}, err
-	}
-	for i, adjustment := range p.Adjustments {
-		if !slices.Contains(v1alpha.Changes(), adjustment.Change) {
-			return Report{}, &UnknownValueError{Ref: p.Ref, Adjustment: i + 1, Value: string(adjustment.Change)}
-		}
 	}
 
 	report := Report{Ref: p.Ref, Steps: make([]Step, 0, len(p.Adjustments))}
@@ -197,15 +192,22 @@ func (s *setter) apply(change v1alpha.Change) {
 
 func (s *setter) dns(enabled bool) {
 	set(s, pathDNSEnabled, &s.cfg.Feature.Network.DNS.Enabled, enabled)
-	set(s, pathDNSFilter, &s.cfg.Feature.Network.DNS.Filter, nil)
+	s.clear(pathDNSFilter, &s.cfg.Feature.Network.DNS.Filter)
 }
 
 func (s *setter) outgoing(enabled bool, unixStreams []string) {
 	outgoing := &s.cfg.Feature.Network.Outgoing
 	set(s, pathTCP, &outgoing.TCP, enabled)
 	set(s, pathUDP, &outgoing.UDP, enabled)
-	set(s, pathFilter, &outgoing.Filter, nil)
+	s.clear(pathFilter, &outgoing.Filter)
 	set(s, pathUnixStreams, &outgoing.UnixStreams, unixStreams)
+}
+
+// clear removes a filter. It is one value to the user, and two leaves to the configuration.
+func (s *setter) clear(path string, filter **config.Filter) {
+	set(s, path, filter, nil)
+	s.cfg.SetOrigin(path+".local", s.origin)
+	s.cfg.SetOrigin(path+".remote", s.origin)
 }
 
 func set[T any](s *setter, path string, value *T, to T) {

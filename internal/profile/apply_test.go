@@ -101,8 +101,14 @@ func TestApplyHasExactlyTheDocumentedEffect(t *testing.T) {
 			for _, effect := range report.Steps[0].Effects {
 				paths = append(paths, effect.Path)
 				wantOrigin := origin.Origin{Kind: origin.Profile, Name: "base", Adjustment: 1}
-				if got := got.Origin(effect.Path); got != wantOrigin {
-					t.Errorf("origin of %s = %v", effect.Path, got)
+				leaves := []string{effect.Path}
+				if strings.HasSuffix(effect.Path, ".filter") {
+					leaves = append(leaves, effect.Path+".local", effect.Path+".remote")
+				}
+				for _, leaf := range leaves {
+					if got := got.Origin(leaf); got != wantOrigin {
+						t.Errorf("origin of %s = %v", leaf, got)
+					}
 				}
 			}
 			if diff := cmp.Diff(test.paths, paths); diff != "" {

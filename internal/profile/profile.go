@@ -31,6 +31,29 @@ type Profile struct {
 	Source string
 }
 
+// Changes returns the names of the changes, in order; never nil.
+func (p *Profile) Changes() []string {
+	changes := make([]string, len(p.Adjustments))
+	for i, adjustment := range p.Adjustments {
+		changes[i] = string(adjustment.Change)
+	}
+	return changes
+}
+
+// Check fails when the profile is written for a newer version of mirrord, with
+// [*UnknownFieldError] or [*UnknownValueError].
+func (p *Profile) Check() error {
+	if len(p.UnknownFields) > 0 {
+		return &UnknownFieldError{Ref: p.Ref, Fields: p.UnknownFields}
+	}
+	for i, adjustment := range p.Adjustments {
+		if !slices.Contains(v1alpha.Changes(), adjustment.Change) {
+			return &UnknownValueError{Ref: p.Ref, Adjustment: i + 1, Value: string(adjustment.Change)}
+		}
+	}
+	return nil
+}
+
 // Store finds profiles. Implementations are safe for concurrent use.
 type Store interface {
 	// Get returns the profile that ref names. It fails with [*NotFoundError],

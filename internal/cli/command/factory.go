@@ -1,0 +1,106 @@
+// Package command is what the commands of mirrord share: where they get what they depend
+// on, and how groups of them behave.
+//
+// Each command is a package with Options (what the command depends on, then its flags), a
+// function NewCmd(f, runF) that makes the cobra command and checks the command line, and
+// a function run that does the work. Tests pass runF to see the options, or call run with
+// dependencies of their own. Everything that costs time or can fail, such as reading a
+// kubeconfig, is a function of [Factory] that is called only when it is needed, so that help
+// and completion work everywhere.
+package command
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mirrord-go/mirrord/internal/cli/iostreams"
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/kube"
+	"github.com/mirrord-go/mirrord/internal/profile"
+	"github.com/mirrord-go/mirrord/internal/profile/dirstore"
+)
+
+// Factory gives commands what they depend on. Commands must not use their copy before
+// they run: flags of the root command are known only then.
+type Factory struct {
+	Streams *iostreams.Streams
+	// LookupEnv finds an environment variable.
+	LookupEnv func(string) (string, bool)
+	// Logger gets what only a developer of mirrord wants to read. It is not nil when a
+	// command runs; without --verbose it drops everything.
+	Logger *slog.Logger
+	// Connect opens a cluster.
+	Connect func(kube.Options) (*kube.Cluster, error)
+}
+
+// New returns the factory of the program itself.
+func New(streams *iostreams.Streams) *Factory {
+	return &Factory{
+		Streams:   streams,
+		LookupEnv: os.LookupEnv,
+		Logger:    slog.New(slog.DiscardHandler),
+		Connect:   kube.Connect,
+	}
+}
+
+// Cluster opens the cluster that a configuration names. The caller closes it.
+func (f *Factory) Cluster(cfg *config.Config) (*kube.Cluster, error) {
+	return f.Connect(kube.Options{
+		Kubeconfig:                cfg.Kubeconfig,
+		Context:                   cfg.KubeContext,
+		AcceptInvalidCertificates: cfg.AcceptInvalidCertificates,
+		Logger:                    f.Logger,
+	})
+}
+
+// ClusterFlags are the flags of commands that read a cluster and have no configuration.
+type ClusterFlags struct {
+	Kubeconfig string
+	Context    string
+}
+
+// Add defines the flags.
+func (c *ClusterFlags) Add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.Context, "context", "", "use this `context` of the kubeconfig")
+	cmd.Flags().StringVar(&c.Kubeconfig, "kubeconfig", "", "use this kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
+}
+
+// Config returns the part of a configuration that the flags are.
+func (c ClusterFlags) Config() *config.Config {
+	return &config.Config{Kubeconfig: c.Kubeconfig, KubeContext: c.Context}
+}
+
+// AddProfilesDir defines the flag --profiles-dir, for [Factory.Profiles].
+func AddProfilesDir(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "profiles-dir", "", "take profiles from the manifests in this `folder`, not from the cluster")
+}
+
+// Profiles are a store of profiles, and for one in a cluster the cluster.
+type Profiles struct {
+	profile.Store
+	// Cluster is nil for a folder.
+	Cluster *kube.Cluster
+}
+
+// Close closes the cluster.
+func (p Profiles) Close() error {
+	if p.Cluster == nil {
+		return nil
+	}
+	return p.Cluster.Close()
+}
+
+// Profiles returns the store that the user chose: the folder dir, or when it is empty the
+// cluster that cfg names. The caller closes it.
+func (f *Factory) Profiles(dir string, cfg *config.Config) (Profiles, error) {
+	if dir != "" {
+		return Profiles{Store: dirstore.New(dir)}, nil
+	}
+	cluster, err := f.Cluster(cfg)
+	if err != nil {
+		return Profiles{}, err
+	}
+	return Profiles{Store: cluster.Profiles(), Cluster: cluster}, nil
+}

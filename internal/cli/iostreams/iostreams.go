@@ -1,0 +1,45 @@
+// Package iostreams holds the standard streams of a command, so that a test can give it
+// others.
+package iostreams
+
+import (
+	"bytes"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// Streams are what a command reads and writes. Results go to Out; all that is for the eye,
+// such as progress, warnings and errors, goes to Err.
+type Streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+
+	outTerminal, errTerminal bool
+}
+
+// System returns the streams of the process.
+func System() *Streams {
+	return &Streams{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		outTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		errTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+	}
+}
+
+// Test returns streams in memory, none of them a terminal.
+func Test() (s *Streams, in, out, err *bytes.Buffer) {
+	in, out, err = &bytes.Buffer{}, &bytes.Buffer{}, &bytes.Buffer{}
+	return &Streams{In: in, Out: out, Err: err}, in, out, err
+}
+
+// SetTerminal says for a test whether Out and Err are terminals.
+func (s *Streams) SetTerminal(out, err bool) { s.outTerminal, s.errTerminal = out, err }
+
+// IsOutTerminal reports whether a person reads Out on a terminal.
+func (s *Streams) IsOutTerminal() bool { return s.outTerminal }
+
+// IsErrTerminal reports whether a person reads Err on a terminal.
+func (s *Streams) IsErrTerminal() bool { return s.errTerminal }
