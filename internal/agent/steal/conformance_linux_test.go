@@ -392,7 +392,7 @@ func TestLoopUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		for i := range 50 {
+		for i := range 300 {
 			wait(t, &fromApp, int64(i))
 			steal(t, s, podPort)
 			wait(t, &fromAgent, int64(i))
