@@ -1,0 +1,89 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/incoming"
+	"github.com/mirrord-go/mirrord/internal/session/names"
+	"github.com/mirrord-go/mirrord/internal/session/remote"
+	"github.com/mirrord-go/mirrord/internal/session/route"
+	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
+)
+
+// network is what the process sees of the world.
+type network struct {
+	*remote.Client // DialTCP, OpenUDP
+
+	table     *route.Table
+	names     *names.Resolver
+	ports     *incoming.Ports
+	remoteDNS bool
+}
+
+var _ intercept.Network = (*network)(nil)
+
+func newNetwork(log *slog.Logger, p *Plan, c *remote.Client) *network {
+	n := p.config.Feature.Network
+	ask := func(ctx context.Context, stream bool, query []byte) ([]byte, error) {
+		t := wire.UDP
+		if stream {
+			t = wire.TCP
+		}
+		return c.Resolve(ctx, t, query)
+	}
+	return &network{
+		Client:    c,
+		table:     route.New(n, p.nameServers),
+		names:     names.New(log, ask, !n.IPv6),
+		remoteDNS: n.DNS.Enabled,
+	}
+}
+
+// Route implements [intercept.Network].
+func (n *network) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Verdict, error) {
+	return n.table.Route(p, dst)
+}
+
+// ResolvesNames implements [intercept.Network].
+func (n *network) ResolvesNames() bool { return n.remoteDNS }
+
+// Exchange implements [intercept.Network]. The server does not matter: the target's answer
+// for the name is wanted, whoever the process asks.
+func (n *network) Exchange(ctx context.Context, stream bool, _ netip.AddrPort, query []byte) ([]byte, error) {
+	return n.names.Exchange(ctx, stream, query)
+}
+
+// Listening implements [intercept.Network].
+func (n *network) Listening(addr netip.AddrPort) {
+	n.table.Owns(addr.Port())
+	n.ports.Listening(addr)
+}
+
+// describe turns an event of a port into words.
+func describe(e incoming.Event) Event {
+	out := Event{Port: e.Remote}
+	port := fmt.Sprintf("port %d", e.Remote)
+	if e.Local != e.Remote {
+		port = fmt.Sprintf("port %d (local port %d)", e.Remote, e.Local)
+	}
+	switch e.Kind {
+	case incoming.Subscribed:
+		out.Kind = "port-subscribed"
+		verb := map[wire.Mode]string{wire.Steal: "stealing", wire.Mirror: "mirroring"}[e.Mode]
+		out.Text = fmt.Sprintf("%s %s of the target", verb, port)
+		if e.Moved > 0 {
+			out.Text += fmt.Sprintf("; %d open connections were ended so that they come here", e.Moved)
+		}
+	case incoming.Failed:
+		out.Kind, out.Warning = "port-failed", true
+		out.Text = fmt.Sprintf("%s of the target can't be taken: %v", port, e.Err)
+	case incoming.GivenBack:
+		out.Kind = "port-given-back"
+		out.Text = fmt.Sprintf("nobody listens locally: %s is the target's again", port)
+	}
+	return out
+}

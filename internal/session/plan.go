@@ -1,0 +1,143 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/envvars"
+	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/route"
+)
+
+// resolvConf names the laptop's own name servers, see resolv.conf(5).
+const resolvConf = "/etc/resolv.conf"
+
+// Exit codes of a command that could not be run, as shells give them (POSIX, XCU 2.8.2).
+const (
+	ExitNotExecutable = 126
+	ExitNotFound      = 127
+)
+
+// CommandError says that the program can't be run.
+type CommandError struct {
+	// Name as the user wrote it.
+	Name string
+	// Code is ExitNotFound or ExitNotExecutable.
+	Code int
+	Err  error
+}
+
+// Error names the program.
+func (e *CommandError) Error() string {
+	if e.Code == ExitNotFound {
+		return fmt.Sprintf("%s: command not found", e.Name)
+	}
+	return fmt.Sprintf("%s can't be run: %v", e.Name, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// Plan is a session whose local half has been checked: the program exists, the environment
+// rules compile, and this version does everything that the configuration asks for.
+type Plan struct {
+	config      *config.Config
+	rules       *envvars.Rules
+	path        string
+	args        []string
+	dir         string
+	environ     []string
+	nameServers []netip.Addr
+}
+
+// Command is what a session runs.
+type Command struct {
+	// Args are the program, found as a shell finds it, and its arguments.
+	Args []string
+	// Dir is the working directory; empty is the current one.
+	Dir string
+	// Environ is the laptop's environment; nil is the current one.
+	Environ []string
+}
+
+// NewPlan checks a session before anything exists in a cluster. Errors are a
+// *[CommandError] for the program, [intercept.ErrUnsupported] for this system, and plain
+// ones for the configuration.
+func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
+	if err := supported(cfg); err != nil {
+		return nil, err
+	}
+	p := &Plan{config: cfg, args: cmd.Args, dir: cmd.Dir, environ: cmd.Environ}
+	if p.environ == nil {
+		p.environ = os.Environ()
+	}
+	var err error
+	if p.path, err = find(cmd.Args); err != nil {
+		return nil, err
+	}
+	if p.rules, err = rules(cfg.Feature.Env); err != nil {
+		return nil, err
+	}
+	if b, err := os.ReadFile(resolvConf); err == nil {
+		p.nameServers = route.NameServers(b)
+	}
+	return p, nil
+}
+
+// Config is the plan's configuration.
+func (p *Plan) Config() *config.Config { return p.config }
+
+// supported refuses what would send traffic elsewhere than the user asked.
+func supported(cfg *config.Config) error {
+	if runtime.GOOS != "linux" {
+		return fmt.Errorf("%w: it needs Linux, and this is %s. Run mirrord in a Linux container or virtual machine",
+			intercept.ErrUnsupported, runtime.GOOS)
+	}
+	n := cfg.Feature.Network
+	switch {
+	case n.Outgoing.Filter != nil:
+		return errors.New("feature.network.outgoing.filter is not supported yet: remove it, and choose with tcp and udp")
+	case n.DNS.Filter != nil:
+		return errors.New("feature.network.dns.filter is not supported yet: remove it, and choose with enabled")
+	}
+	return nil
+}
+
+// find looks for the program as a shell does.
+func find(args []string) (string, error) {
+	if len(args) == 0 || args[0] == "" {
+		return "", errors.New("there is no command to run")
+	}
+	path, err := exec.LookPath(args[0])
+	switch {
+	case err == nil || errors.Is(err, exec.ErrDot):
+		// A program of the current directory that PATH names by ".": the user's choice.
+		return path, nil
+	case errors.Is(err, fs.ErrPermission):
+		return "", &CommandError{Name: args[0], Code: ExitNotExecutable, Err: err}
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return "", &CommandError{Name: args[0], Code: ExitNotFound, Err: err}
+	}
+	return "", &CommandError{Name: args[0], Code: ExitNotExecutable, Err: err}
+}
+
+// rules compiles feature.env together with its file.
+func rules(env config.Env) (*envvars.Rules, error) {
+	var file map[string]string
+	if env.EnvFile != "" {
+		b, err := os.ReadFile(env.EnvFile)
+		if err != nil {
+			return nil, fmt.Errorf("feature.env.env_file: %w", err)
+		}
+		if file, err = envvars.Parse(b); err != nil {
+			return nil, fmt.Errorf("feature.env.env_file: %s: %w", env.EnvFile, err)
+		}
+	}
+	return envvars.Compile(env, file)
+}

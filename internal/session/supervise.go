@@ -1,0 +1,84 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+)
+
+// exit is what waiting for the process gave.
+type exit struct {
+	state *os.ProcessState
+	err   error
+}
+
+// supervise serves until the process has exited.
+func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
+	s.o.Observer.Started(s.child.Pid())
+	defer s.o.Signals.pass(s.child)()
+	exited := make(chan exit, 1)
+	go func() {
+		state, err := s.child.Wait()
+		exited <- exit{state, err}
+	}()
+	select {
+	case e := <-exited:
+		return e.status()
+	case <-s.client.Done():
+		err := s.lost(ctx)
+		s.terminate(exited)
+		return ExitStatus{Code: 1}, err
+	case <-ctx.Done():
+		s.terminate(exited)
+		return ExitStatus{Code: 1}, context.Cause(ctx)
+	}
+}
+
+// lost finds out why the tunnel ended and tells the user, in one line.
+func (s *session) lost(ctx context.Context) error {
+	cause := s.client.Err()
+	if a, ok := s.o.Agent.(interface{ Fate(context.Context) error }); ok {
+		ctx, cancel := context.WithTimeout(ctx, fateTimeout)
+		defer cancel()
+		if fate := a.Fate(ctx); fate != nil {
+			cause = errors.Join(fate, cause)
+		}
+	}
+	err := &LostError{Cause: cause}
+	s.o.Observer.Event(Event{
+		Kind: "tunnel-lost", Warning: true,
+		Text: err.Error() + "; ending the local process, which has no network without it",
+	})
+	return err
+}
+
+// terminate ends the process: politely at first.
+func (s *session) terminate(exited <-chan exit) {
+	for _, sig := range []os.Signal{syscall.SIGTERM, os.Kill} {
+		if err := s.child.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			s.log.Debug("ending the local process", "signal", sig, "error", err)
+		}
+		t := time.NewTimer(killGrace)
+		select {
+		case <-exited:
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+	s.log.Debug("the local process does not end", "pid", s.child.Pid())
+}
+
+// status is the process's end as a shell reports it.
+func (e exit) status() (ExitStatus, error) {
+	if e.err != nil {
+		return ExitStatus{Code: 1}, fmt.Errorf("waiting for the local process: %w", e.err)
+	}
+	if ws, ok := e.state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return ExitStatus{Code: 128 + int(ws.Signal())}, nil
+	}
+	return ExitStatus{Code: e.state.ExitCode()}, nil
+}
