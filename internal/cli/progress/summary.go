@@ -1,0 +1,177 @@
+package progress
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/config/origin"
+)
+
+// Summary is what a session does, and why.
+type Summary struct {
+	// Target as the user named it, and its namespace.
+	Target    string `json:"target"`
+	Namespace string `json:"namespace,omitempty"`
+	// Pod, Container and Node are what it came down to.
+	Pod       string `json:"pod,omitempty"`
+	Container string `json:"container,omitempty"`
+	Node      string `json:"node,omitempty"`
+	// Agent says where the agent runs.
+	Agent string `json:"agent,omitempty"`
+	// Profile is the reference of the profile, Changes its adjustments in order.
+	Profile string   `json:"profile,omitempty"`
+	Changes []string `json:"changes,omitempty"`
+	// Settings are the features.
+	Settings []Setting `json:"settings"`
+}
+
+// Setting is the value of one feature.
+type Setting struct {
+	// Name is the feature, Value what it does, Origin where that was said.
+	Name   string        `json:"name"`
+	Value  string        `json:"value"`
+	Origin origin.Origin `json:"origin"`
+}
+
+// Settings describes the features of a configuration for people.
+func Settings(c *config.Config) []Setting {
+	n := c.Feature.Network
+	list := []Setting{{"incoming", incoming(n.Incoming), c.Origin("feature.network.incoming.mode")}}
+	list = append(list, outgoing(c)...)
+	return append(list,
+		Setting{"dns", where(n.DNS.Enabled, "names resolve as in the target", "names resolve on this machine"), c.Origin("feature.network.dns.enabled")},
+		Setting{"env", env(c.Feature.Env), first(c, "feature.env", "feature.env.enabled", "feature.env.include", "feature.env.exclude")},
+		Setting{"files", "local", c.Origin("feature.fs.mode")},
+	)
+}
+
+func incoming(in config.Incoming) string {
+	var b strings.Builder
+	switch in.Mode {
+	case config.IncomingOff:
+		return "off"
+	case config.IncomingSteal:
+		b.WriteString("steal")
+	case config.IncomingMirror:
+		b.WriteString("mirror")
+	}
+	switch {
+	case in.Ports != nil && len(in.Ports) == 0:
+		b.WriteString(" no port")
+	case in.Ports != nil:
+		b.WriteString(" " + ports(in.Ports) + " when the process listens")
+	default:
+		b.WriteString(" every port that the process listens on")
+	}
+	if len(in.IgnorePorts) > 0 {
+		b.WriteString(" except " + ports(in.IgnorePorts))
+	}
+	for _, m := range in.PortMapping {
+		fmt.Fprintf(&b, ", local %d is %d", m[0], m[1])
+	}
+	if in.IgnoreLocalhost {
+		b.WriteString(", not on localhost")
+	}
+	return b.String()
+}
+
+func ports(list []uint16) string {
+	var s []string
+	for _, p := range slices.Sorted(slices.Values(list)) {
+		s = append(s, fmt.Sprint(p))
+	}
+	return strings.Join(s, ", ")
+}
+
+// outgoing is one setting when both protocols agree.
+func outgoing(c *config.Config) []Setting {
+	o := c.Feature.Network.Outgoing
+	tcp, udp := c.Origin("feature.network.outgoing.tcp"), c.Origin("feature.network.outgoing.udp")
+	value := func(on bool) string {
+		v := where(on, "from the target", "from this machine")
+		if on && o.IgnoreLocalhost {
+			v += ", localhost from this machine"
+		}
+		return v
+	}
+	if o.TCP == o.UDP && tcp == udp {
+		return []Setting{{"outgoing", value(o.TCP), tcp}}
+	}
+	return []Setting{{"outgoing tcp", value(o.TCP), tcp}, {"outgoing udp", value(o.UDP), udp}}
+}
+
+func env(e config.Env) string {
+	switch {
+	case !e.Enabled:
+		return "this machine's"
+	case len(e.Include) > 0:
+		return "from the target: " + strings.Join(e.Include, ", ")
+	case len(e.Exclude) > 0:
+		return "the target's, without " + strings.Join(e.Exclude, ", ")
+	}
+	return "the target's"
+}
+
+func where(on bool, yes, no string) string {
+	if on {
+		return yes
+	}
+	return no
+}
+
+// first is the origin of the first path that somebody has set.
+func first(c *config.Config, paths ...string) origin.Origin {
+	for _, p := range paths {
+		if o := c.Origin(p); o != (origin.Origin{}) {
+			return o
+		}
+	}
+	return origin.Origin{}
+}
+
+// text is the summary as a small table.
+func (s Summary) text() string {
+	var rows [][3]string
+	target := clean(s.Target)
+	if s.Namespace != "" {
+		target += " in namespace " + clean(s.Namespace)
+	}
+	rows = append(rows, [3]string{"target", target})
+	var parts []string
+	for _, p := range []struct{ what, name string }{{"pod", s.Pod}, {"container", s.Container}, {"node", s.Node}} {
+		if p.name != "" {
+			parts = append(parts, p.what+" "+clean(p.name))
+		}
+	}
+	if len(parts) > 0 {
+		rows = append(rows, [3]string{"", strings.Join(parts, ", ")})
+	}
+	if s.Profile != "" {
+		changes := "changes nothing"
+		if len(s.Changes) > 0 {
+			changes = strings.Join(s.Changes, ", ")
+		}
+		rows = append(rows, [3]string{"profile", clean(s.Profile + ": " + changes)})
+	}
+	for _, set := range s.Settings {
+		rows = append(rows, [3]string{set.Name, clean(set.Value), clean(set.Origin.String())})
+	}
+	var width [2]int
+	for _, r := range rows {
+		width[0] = max(width[0], len([]rune(r[0])))
+		if r[2] != "" {
+			width[1] = max(width[1], len([]rune(r[1])))
+		}
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		line := fmt.Sprintf("  %-*s  %-*s", width[0], r[0], width[1], r[1])
+		if r[2] != "" {
+			line += "  (" + r[2] + ")"
+		}
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	}
+	return b.String()
+}
