@@ -44,6 +44,24 @@ func (e *CommandError) Error() string {
 // Unwrap returns the cause.
 func (e *CommandError) Unwrap() error { return e.Err }
 
+// PlatformError says that no session can run on this system. It wraps
+// [intercept.ErrUnsupported].
+type PlatformError struct{ OS string }
+
+// Error names the system.
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("a session needs Linux to run a process in, and this is %s", e.OS)
+}
+
+// Unwrap returns [intercept.ErrUnsupported].
+func (e *PlatformError) Unwrap() error { return intercept.ErrUnsupported }
+
+// Hint says where a session can run.
+func (e *PlatformError) Hint() string {
+	return "Run mirrord exec in a Linux container or virtual machine on this computer (Docker, WSL 2, Lima), with your\n" +
+		"sources and your kubeconfig mounted. All other commands of mirrord work here."
+}
+
 // Plan is a session whose local half has been checked: the program exists, the environment
 // rules compile, and this version does everything that the configuration asks for.
 type Plan struct {
@@ -96,8 +114,7 @@ func (p *Plan) Config() *config.Config { return p.config }
 // supported refuses what would send traffic elsewhere than the user asked.
 func supported(cfg *config.Config) error {
 	if runtime.GOOS != "linux" {
-		return fmt.Errorf("%w: it needs Linux, and this is %s. Run mirrord in a Linux container or virtual machine",
-			intercept.ErrUnsupported, runtime.GOOS)
+		return &PlatformError{OS: runtime.GOOS}
 	}
 	n := cfg.Feature.Network
 	switch {

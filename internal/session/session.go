@@ -126,6 +126,19 @@ func (e *LostError) Error() string {
 // Unwrap returns the cause.
 func (e *LostError) Unwrap() error { return e.Cause }
 
+// CapabilityError says that the agent can't steal connections where it runs.
+type CapabilityError struct{ Problem string }
+
+// Error gives the agent's reason.
+func (e *CapabilityError) Error() string {
+	return "the agent can't steal the target's connections: " + e.Problem
+}
+
+// Hint says what else there is.
+func (e *CapabilityError) Hint() string {
+	return "\"agent.disabled_capabilities\" must not list NET_ADMIN; or choose another \"feature.network.incoming.mode\": mirror or off."
+}
+
 // Run runs one session to its end. It blocks until the process has exited and everything
 // has been cleaned up, which takes a few seconds at most. The end of ctx ends the process.
 // An error says why the session failed; without one, the status is the process's.
@@ -208,7 +221,7 @@ func (s *session) attach(ctx context.Context) (err error) {
 func (s *session) able(mode config.IncomingMode, w wire.Welcome) error {
 	switch {
 	case mode == config.IncomingSteal && w.StealProblem != "":
-		return fmt.Errorf("the agent can't steal the target's connections: %s", w.StealProblem)
+		return &CapabilityError{Problem: w.StealProblem}
 	case mode == config.IncomingMirror && w.MirrorProblem != "":
 		s.o.Observer.Event(Event{
 			Kind: "notice", Warning: true,

@@ -51,10 +51,14 @@ type VersionError struct {
 	Build string
 }
 
-// Error says what to do about it.
+// Error names both versions.
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("the agent (%s) speaks version %d of the tunnel protocol, this client version %d: use an agent image of the client's version",
-		e.Build, e.Agent, e.Client)
+	return fmt.Sprintf("the agent (%s) speaks version %d of the tunnel protocol, this client version %d", e.Build, e.Agent, e.Client)
+}
+
+// Hint says what to do about it.
+func (e *VersionError) Hint() string {
+	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration, or update the client."
 }
 
 // EndError says that the agent ended the session on purpose.
