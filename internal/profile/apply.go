@@ -37,6 +37,8 @@ type Effect struct {
 	// From is the value before the adjustment, To the one after it; they may be equal.
 	From any `json:"from"`
 	To   any `json:"to"`
+	// FromOrigin is who had set the value before.
+	FromOrigin origin.Origin `json:"from_origin"`
 	// Superseded is the number of the later adjustment whose value holds instead; zero when
 	// this one holds.
 	Superseded int `json:"superseded,omitempty"`
@@ -205,13 +207,20 @@ func (s *setter) outgoing(enabled bool, unixStreams []string) {
 
 // clear removes a filter. It is one value to the user, and two leaves to the configuration.
 func (s *setter) clear(path string, filter **config.Filter) {
+	leaves := []string{path + ".local", path + ".remote"}
+	from := s.cfg.Origin(path)
+	for _, leaf := range leaves {
+		if o := s.cfg.Origin(leaf); o.Kind > from.Kind {
+			from = o
+		}
+		s.cfg.SetOrigin(leaf, s.origin)
+	}
 	set(s, path, filter, nil)
-	s.cfg.SetOrigin(path+".local", s.origin)
-	s.cfg.SetOrigin(path+".remote", s.origin)
+	s.effects[len(s.effects)-1].FromOrigin = from
 }
 
 func set[T any](s *setter, path string, value *T, to T) {
-	s.effects = append(s.effects, Effect{Path: path, From: *value, To: to})
+	s.effects = append(s.effects, Effect{Path: path, From: *value, To: to, FromOrigin: s.cfg.Origin(path)})
 	*value = to
 	s.cfg.SetOrigin(path, s.origin)
 }

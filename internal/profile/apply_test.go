@@ -100,6 +100,9 @@ func TestApplyHasExactlyTheDocumentedEffect(t *testing.T) {
 			var paths []string
 			for _, effect := range report.Steps[0].Effects {
 				paths = append(paths, effect.Path)
+				if effect.FromOrigin.Name != "--by-user" {
+					t.Errorf("%s was set by %v before, not by the user", effect.Path, effect.FromOrigin)
+				}
 				wantOrigin := origin.Origin{Kind: origin.Profile, Name: "base", Adjustment: 1}
 				leaves := []string{effect.Path}
 				if strings.HasSuffix(effect.Path, ".filter") {

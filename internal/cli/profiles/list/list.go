@@ -104,7 +104,7 @@ type entry struct {
 	Namespace     string      `json:"namespace,omitempty"`
 	Name          string      `json:"name"`
 	Changes       []string    `json:"changes"`
-	UnknownFields []string    `json:"unknownFields,omitempty"`
+	UnknownFields []string    `json:"unknown_fields,omitempty"`
 	Source        string      `json:"source,omitempty"`
 }
 

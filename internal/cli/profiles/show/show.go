@@ -87,7 +87,7 @@ type description struct {
 	Kind          string      `json:"kind"`
 	Source        string      `json:"source,omitempty"`
 	Adjustments   []step      `json:"adjustments"`
-	UnknownFields []string    `json:"unknownFields,omitempty"`
+	UnknownFields []string    `json:"unknown_fields,omitempty"`
 }
 
 type step struct {
