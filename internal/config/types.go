@@ -20,6 +20,8 @@ type Config struct {
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 	// KubeContext is a context of the kubeconfig; empty means its current one.
 	KubeContext string `json:"kube_context,omitempty"`
+	// Key is the session's key, which templates have as {{ key }}; Load never leaves it empty.
+	Key string `json:"key"`
 	// Target is what the session attaches to.
 	Target Target `json:"target"`
 	// Feature is what the session does.
@@ -28,6 +30,9 @@ type Config struct {
 	Agent Agent `json:"agent"`
 
 	origins origin.Map
+	// extra are the values that a user gave to fields which this version does not have a
+	// use for, by their path.
+	extra map[string]any
 }
 
 // Target is a workload and its namespace.
@@ -116,7 +121,8 @@ type Outgoing struct {
 	UnixStreams []string `json:"unix_streams,omitempty"`
 }
 
-// Filter lists destinations; exactly one of the lists is set.
+// Filter lists destinations; exactly one of the lists is set. [ParseOutgoingEntry] and
+// [ParseDNSEntry] read the entries.
 type Filter struct {
 	// Local: what matches stays on the laptop, the rest goes to the target.
 	Local []string `json:"local,omitempty"`
@@ -132,7 +138,8 @@ type DNS struct {
 
 // Env configures which of the target's environment variables the local process gets.
 type Env struct {
-	// Enabled is false when nothing is taken from the target.
+	// Enabled is false when nothing is taken from the target: when Exclude has "*". The other
+	// fields have their effect all the same.
 	Enabled bool `json:"-"`
 	// Include and Exclude are patterns with * and ?; at most one of them is set.
 	Include []string `json:"include,omitempty"`

@@ -1,7 +1,6 @@
 package template
 
 import (
-	"context"
 	"slices"
 )
 
@@ -13,7 +12,7 @@ type undefined struct {
 }
 
 type renderer struct {
-	ctx    context.Context
+	done   func() error // the error of a caller that no longer waits
 	opts   Options
 	source []byte
 	fuel   int
@@ -31,7 +30,7 @@ func (r *renderer) spend(off, n int) error {
 		return errorf(off, "this template takes too long")
 	}
 	if before>>12 != r.fuel>>12 {
-		return r.ctx.Err()
+		return r.done()
 	}
 	return nil
 }

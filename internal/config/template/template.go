@@ -108,7 +108,7 @@ func Render(ctx context.Context, source []byte, opts Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &renderer{ctx: ctx, opts: opts, source: source, fuel: maxFuel, out: &Result{}}
+	r := &renderer{done: ctx.Err, opts: opts, source: source, fuel: maxFuel, out: &Result{}}
 	if err := r.nodes(nodes); err != nil {
 		return nil, err
 	}

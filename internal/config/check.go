@@ -1,0 +1,308 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/config/origin"
+)
+
+// checker looks at the value of one field, and reports what is wrong with it alone.
+type checker struct {
+	*report
+	field *Field
+	value any
+	leaf  leaf
+}
+
+// fail reports a problem of a part of the value, "[2]" or ".name", or of all of it, "".
+func (c *checker) fail(element, message, suggestion string) {
+	place, ok := c.leaf.elements[element]
+	if !ok {
+		place = c.leaf.origin
+	}
+	c.problem(Problem{Path: c.field.Path + element, Origin: place, Message: message, Suggestion: suggestion})
+}
+
+// texts returns the value's texts with the names of the parts they stand in.
+func (c *checker) texts() map[string]string {
+	parts := map[string]string{}
+	switch v := c.value.(type) {
+	case string:
+		parts[""] = v
+	case []string:
+		for i, text := range v {
+			parts[fmt.Sprintf("[%d]", i)] = text
+		}
+	}
+	return parts
+}
+
+func checkNotEmpty(c *checker) {
+	if list, ok := c.value.([]string); ok && len(list) == 0 {
+		c.fail("", "the list is empty", "remove it, or name what it is for")
+	}
+	for element, text := range c.texts() {
+		if text == "" {
+			c.fail(element, "is empty", "remove it, or give it a value")
+		}
+	}
+}
+
+func checkNotZero(c *checker) {
+	if c.value == uint64(0) {
+		c.fail("", "must be more than 0", "")
+	}
+}
+
+func checkNamespaceName(c *checker) {
+	if name, _ := c.value.(string); strings.Contains(name, ".") || !dnsName.MatchString(name) || len(name) > 63 {
+		c.fail("", fmt.Sprintf("%q cannot be the name of a namespace", name), "")
+	}
+}
+
+// checkPattern wants regular expressions as Go knows them.
+func checkPattern(c *checker) {
+	for element, text := range c.texts() {
+		if text == "" {
+			c.fail(element, "the pattern is empty", "remove it, or write .* to match everything")
+		} else if _, err := regexp.Compile(text); err != nil {
+			c.fail(element, patternMistake(err), "")
+		}
+	}
+}
+
+// patternMistake says what is wrong with a pattern, without the library's own words around.
+func patternMistake(err error) string {
+	if bad := (*syntax.Error)(nil); errors.As(err, &bad) {
+		return fmt.Sprintf("is no regular expression: %s: %q", bad.Code, bad.Expr)
+	}
+	return fmt.Sprintf("is no regular expression: %v", err)
+}
+
+// lookaround are notations that HTTP filters may use and Go's regular expressions lack.
+var lookaround = regexp.MustCompile(`\(\?(=|!|<=|<!|>)|\\[1-9]|\\k<`)
+
+func checkLookaroundPattern(c *checker) {
+	for element, text := range c.texts() {
+		if message := filterPatternMistake(text); message != "" {
+			c.fail(element, message, "")
+		}
+	}
+}
+
+func filterPatternMistake(text string) string {
+	if text == "" {
+		return "the filter is empty"
+	}
+	if _, err := regexp.Compile(text); err != nil && !lookaround.MatchString(text) {
+		return patternMistake(err)
+	}
+	return ""
+}
+
+func checkPatternKeys(c *checker) {
+	patterns, _ := c.value.(map[string]string)
+	for pattern := range patterns {
+		if _, err := regexp.Compile(pattern); err != nil {
+			c.fail("."+pattern, patternMistake(err), "")
+		}
+	}
+}
+
+func checkVariableNames(c *checker) {
+	variables, _ := c.value.(map[string]string)
+	for name := range variables {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			c.fail("."+name, fmt.Sprintf("%q cannot be the name of a variable", name), "")
+		}
+	}
+}
+
+func checkOutgoingFilter(c *checker) { c.filterEntries(ParseOutgoingEntry) }
+func checkDNSFilter(c *checker)      { c.filterEntries(ParseDNSEntry) }
+
+func (c *checker) filterEntries(parse func(string) (FilterEntry, error)) {
+	entries, _ := c.value.([]string)
+	if len(entries) == 0 {
+		c.fail("", "the list is empty", "remove the filter, or name destinations; to send nothing to the target, set the feature to false")
+	}
+	for i, entry := range entries {
+		if _, err := parse(entry); err != nil {
+			c.fail(fmt.Sprintf("[%d]", i), fmt.Sprintf("%q is no entry of a filter: %v", entry, err), "")
+		}
+	}
+}
+
+func checkPortPairs(c *checker) {
+	pairs, _ := c.value.([][2]uint16)
+	seen := [2]map[uint16]bool{{}, {}}
+	sides := [2]string{"first", "second"}
+	for i, pair := range pairs {
+		element := fmt.Sprintf("[%d]", i)
+		for side, port := range pair {
+			switch {
+			case port == 0:
+				c.fail(element, "port 0 cannot be mapped", "")
+			case seen[side][port]:
+				c.fail(element, fmt.Sprintf("port %d is there twice as the %s of a pair", port, sides[side]), "keep one of the pairs")
+			}
+			seen[side][port] = true
+		}
+	}
+}
+
+func checkPortMapping(c *checker) {
+	checkPortPairs(c)
+	pairs, _ := c.value.([][2]uint16)
+	for i, pair := range pairs {
+		if pair[0] == pair[1] {
+			element := fmt.Sprintf("[%d]", i)
+			c.warning(Problem{Path: c.field.Path + element, Origin: c.place(element), Message: fmt.Sprintf("port %d is mapped to itself, which changes nothing", pair[0])})
+		}
+	}
+}
+
+func (c *checker) place(element string) origin.Origin {
+	if place, ok := c.leaf.elements[element]; ok {
+		return place
+	}
+	return c.leaf.origin
+}
+
+// File buffers as upstream bounds them.
+const maxFileBuffer = 15 << 20
+
+func checkFileBuffer(c *checker) {
+	if size, _ := c.value.(uint64); size > maxFileBuffer {
+		c.fail("", fmt.Sprintf("must be at most %d bytes", maxFileBuffer), "")
+	}
+}
+
+// logLevels are the levels of the agent, the most detailed first.
+func logLevels() []string { return []string{"trace", "debug", "info", "warn", "error", "off"} }
+
+func checkLogLevel(c *checker) {
+	text, _ := c.value.(string)
+	switch level := plainLogLevel(text); {
+	case level == "":
+		c.fail("", fmt.Sprintf("%q is no log level", text), "known are "+quotedList(logLevels()))
+	case strings.ContainsAny(text, ",="):
+		c.warning(Problem{Path: c.field.Path, Origin: c.leaf.origin, Message: "the agent has one level for all its parts, and takes " + level})
+	}
+}
+
+// plainLogLevel returns the most detailed of levels such as "mirrord=debug,warn".
+func plainLogLevel(text string) string {
+	best := len(logLevels())
+	for part := range strings.SplitSeq(text, ",") {
+		_, level, found := cutLast(part, "=")
+		if !found {
+			level = part
+		}
+		i := slices.Index(logLevels(), strings.ToLower(strings.TrimSpace(level)))
+		if i < 0 {
+			return ""
+		}
+		best = min(best, i)
+	}
+	return logLevels()[best]
+}
+
+// capabilities are those that the agent uses.
+func capabilities() []string {
+	return []string{"BPF", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"}
+}
+
+func checkCapabilities(c *checker) {
+	names, _ := c.value.([]string)
+	for i, name := range names {
+		if !slices.Contains(capabilities(), strings.TrimPrefix(name, "CAP_")) {
+			c.fail(fmt.Sprintf("[%d]", i), fmt.Sprintf("the agent has no capability %q", name), didYouMean(name, capabilities()))
+		}
+	}
+}
+
+func checkServerName(c *checker) {
+	name, _ := c.value.(string)
+	if _, err := netip.ParseAddr(name); err != nil && !dnsName.MatchString(strings.ToLower(name)) {
+		c.fail("", fmt.Sprintf("%q cannot be the name of a server", name), "")
+	}
+}
+
+func checkBodyFilter(c *checker) {
+	object, ok := c.value.(map[string]any)
+	if !ok {
+		c.fail("", "must be an object", `write {"body": "json", "query": "$.field", "matches": "PATTERN"}`)
+		return
+	}
+	if err := bodyFilterMistake(object); err != nil {
+		c.fail("", err.Error(), "")
+	}
+}
+
+func bodyFilterMistake(object map[string]any) error {
+	for key := range object {
+		if known := []string{"body", "query", "matches"}; !slices.Contains(known, key) {
+			return fmt.Errorf("a body filter has no field %q; known are %s", key, quotedList(known))
+		}
+	}
+	if object["body"] != "json" {
+		return errors.New(`body must be "json"`)
+	}
+	if query, _ := object["query"].(string); !strings.HasPrefix(query, "$") {
+		return errors.New("query must be a JSONPath (RFC 9535), which starts with $")
+	}
+	matches, _ := object["matches"].(string)
+	if message := filterPatternMistake(matches); message != "" {
+		return errors.New("matches: " + message)
+	}
+	return nil
+}
+
+// checkInnerFilters looks at the filters of all_of and any_of.
+func checkInnerFilters(c *checker) {
+	list, ok := c.value.([]any)
+	if !ok || len(list) == 0 {
+		c.fail("", "must be a list with at least one filter", `write [{"header": "PATTERN"}], for example`)
+		return
+	}
+	for i, item := range list {
+		if err := innerFilterMistake(item); err != nil {
+			c.fail(fmt.Sprintf("[%d]", i), err.Error(), "")
+		}
+	}
+}
+
+func innerFilterMistake(item any) error {
+	object, ok := item.(map[string]any)
+	if !ok {
+		return errors.New(`must be an object with header, path, method, query or body, such as {"path": "^/api"}`)
+	}
+	if _, isBody := object["body"]; isBody {
+		return bodyFilterMistake(object)
+	}
+	if len(object) != 1 {
+		return errors.New("must have exactly one of header, path, method, query and body")
+	}
+	for _, key := range slices.Collect(maps.Keys(object)) {
+		text, isText := object[key].(string)
+		switch {
+		case key != "header" && key != "path" && key != "method" && key != "query":
+			return fmt.Errorf("there is no filter %q; known are header, path, method, query and body", key)
+		case !isText || text == "":
+			return fmt.Errorf("%s must be a string that is not empty", key)
+		case key == "header" || key == "path":
+			if message := filterPatternMistake(text); message != "" {
+				return errors.New(key + ": " + message)
+			}
+		}
+	}
+	return nil
+}
