@@ -56,6 +56,9 @@ func loadConfig(opts Options) (loadedConfig, error) {
 		return loadedConfig{}, noContext(rules, raw, name)
 	}
 	l := loadedConfig{context: name, namespace: cmp.Or(kctx.Namespace, "default"), files: describe(rules)}
+	if raw.Clusters[kctx.Cluster] == nil {
+		return loadedConfig{}, l.broken(fmt.Errorf("it names a cluster %q that is not there", kctx.Cluster))
+	}
 	if l.rest, err = client.ClientConfig(); err != nil {
 		return loadedConfig{}, l.broken(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -136,7 +137,7 @@ func (c *Cluster) explainTransport(e *Error, err error) {
 		e.Why = fmt.Sprintf("the server at %s is not the one that context %q describes: %s", c.Server(), c.context, bare(err))
 		e.Next = `The address belongs to another cluster, or the cluster was made anew, or something stands between: get the kubeconfig again.
 "accept_invalid_certificates": true turns the check off, and with it the protection of your credentials.`
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		e.Reason = ReasonUnreachable
 		e.Why = fmt.Sprintf("what answers at %s does not speak TLS", c.Server())
 		e.Next = reachability
@@ -151,7 +152,10 @@ func (c *Cluster) explainTransport(e *Error, err error) {
 	default:
 		e.Reason = ReasonUnreachable
 		e.Why = fmt.Sprintf("the request to %s failed: %s", c.Server(), bare(err))
-		e.Next = c.user.advice()
+		e.Next = reachability
+		if c.config.ExecProvider != nil { // its failures come without a type
+			e.Next = c.user.advice()
+		}
 	}
 }
 

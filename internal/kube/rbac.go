@@ -58,23 +58,13 @@ func (e *MissingRulesError) Unwrap() error { return e.Err }
 
 // Hint is the manifest that grants the rights, but for the name of the user.
 func (e *MissingRulesError) Hint() string {
-	var b strings.Builder
-	b.WriteString("Someone who administers the cluster can grant it (docs/rbac.md has the whole role). What is missing:\n")
-	b.WriteString(RoleYAML("mirrord-missing", e.Rules))
-	kind, namespace := "rolebinding", ""
-	if e.Rules[0].Namespace == "" {
-		kind = "clusterrolebinding"
-	} else {
-		namespace = " --namespace " + e.Rules[0].Namespace
-	}
-	fmt.Fprintf(&b, "and then: kubectl create %s mirrord-missing --%s mirrord-missing --user YOU%s",
-		kind, strings.TrimSuffix(kind, "binding"), namespace)
-	return strings.ReplaceAll(b.String(), "--clusterrole ", "--clusterrole=")
+	return "Someone who administers the cluster can grant this, with your name instead of YOU (docs/rbac.md has all that mirrord needs):\n" +
+		strings.TrimSpace(roleYAML("mirrord-missing", e.Rules))
 }
 
-// RoleYAML renders a Role for each namespace of the rules, and a ClusterRole for those
-// without one, all with the same name.
-func RoleYAML(name string, rules []Rule) string {
+// roleYAML renders a Role and its binding for each namespace of the rules, and a
+// ClusterRole for those without one.
+func roleYAML(name string, rules []Rule) string {
 	byNamespace := map[string][]Rule{}
 	var namespaces []string
 	for _, r := range rules {
@@ -88,14 +78,17 @@ func RoleYAML(name string, rules []Rule) string {
 		if i > 0 {
 			b.WriteString("---\n")
 		}
-		kind, where := "Role", ", namespace: "+ns
+		kind, metadata := "Role", fmt.Sprintf("{name: %s, namespace: %s}", name, ns)
 		if ns == "" {
-			kind, where = "ClusterRole", ""
+			kind, metadata = "ClusterRole", fmt.Sprintf("{name: %s}", name)
 		}
-		fmt.Fprintf(&b, "apiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: {name: %s%s}\nrules:\n", kind, name, where)
+		fmt.Fprintf(&b, "apiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: %s\nrules:\n", kind, metadata)
 		for _, g := range merge(byNamespace[ns]) {
-			fmt.Fprintf(&b, "- apiGroups: [%q]\n  resources: [%q]\n  verbs: [%s]\n", g.Group, g.Resource, g.Verb)
+			fmt.Fprintf(&b, "- {apiGroups: [%q], resources: [%q], verbs: [%s]}\n", g.Group, g.Resource, g.Verb)
 		}
+		fmt.Fprintf(&b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %sBinding\nmetadata: %s\n", kind, metadata)
+		fmt.Fprintf(&b, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %s, name: %s}\n", kind, name)
+		b.WriteString("subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: YOU}]\n")
 	}
 	return b.String()
 }

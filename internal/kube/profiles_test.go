@@ -1,0 +1,87 @@
+package kube
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/mirrord-go/mirrord/api/profiles/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/profile"
+)
+
+const (
+	profileAPI = "/apis/profiles.mirrord.metalbear.co/v1alpha"
+	installed  = `{"kind":"APIResourceList","resources":[{"kind":"MirrordProfile","name":"mirrordprofiles"},{"kind":"MirrordClusterProfile","name":"mirrordclusterprofiles"}]}`
+	base       = `{"apiVersion":"profiles.mirrord.metalbear.co/v1alpha","kind":"MirrordClusterProfile","metadata":{"name":"team-base"},"spec":{"featureAdjustments":[{"change":"incoming-steal"},{"change":"dns-off"}]}}`
+	local      = `{"metadata":{"name":"own","namespace":"shop"},"spec":{"featureAdjustments":[]}}`
+)
+
+func profileServer(t *testing.T) *server {
+	return newServer(t, map[string]http.HandlerFunc{
+		"GET " + profileAPI:                                       respond(http.StatusOK, installed),
+		"GET " + profileAPI + "/mirrordclusterprofiles":           respond(http.StatusOK, `{"items":[`+base+`]}`),
+		"GET " + profileAPI + "/mirrordclusterprofiles/team-base": respond(http.StatusOK, base),
+		"GET " + profileAPI + "/namespaces/shop/mirrordprofiles":  respond(http.StatusOK, `{"items":[`+local+`]}`),
+		"GET " + profileAPI + "/mirrordprofiles":                  status(http.StatusForbidden, "Forbidden", "no"),
+		"GET " + profileAPI + "/mirrordclusterprofiles/secret":    status(http.StatusForbidden, "Forbidden", "no"),
+	})
+}
+
+func TestProfiles(t *testing.T) {
+	store := connect(t, profileServer(t).URL).Profiles()
+	want := profile.Profile{
+		Ref:         profile.Ref{Name: "team-base"},
+		Adjustments: []v1alpha.FeatureAdjustment{{Change: v1alpha.IncomingSteal}, {Change: v1alpha.DNSOff}},
+	}
+	got, err := store.Get(t.Context(), want.Ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&want, got); diff != "" {
+		t.Error(diff)
+	}
+	list, err := store.List(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]profile.Profile{want, {Ref: profile.Ref{Namespace: "shop", Name: "own"}}}, list); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestProfileErrors(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	full := profileServer(t).URL
+	empty := newServer(t, nil).URL
+	get := func(ref profile.Ref) func(profile.Store) error {
+		return func(s profile.Store) error { _, err := s.Get(t.Context(), ref); return err }
+	}
+	for _, test := range []struct {
+		name string
+		url  string
+		call func(profile.Store) error
+		is   func(error) bool
+		says []string
+	}{
+		{"no such profile", full, get(profile.Ref{Name: "team-bsae"}), isA[*profile.NotFoundError], []string{`Did you mean "team-base"?`}},
+		{"no such profile in the namespace", full, get(profile.Ref{Namespace: "shop", Name: "owm"}), isA[*profile.NotFoundError], []string{`"shop/own"`}},
+		{"type not installed", empty, get(profile.Ref{Name: "team-base"}), isA[*profile.TypeNotInstalledError], []string{"MirrordClusterProfile"}},
+		{"forbidden", full, get(profile.Ref{Name: "secret"}), isA[*profile.ForbiddenError], []string{`verbs: ["get"]`}},
+		{"list of all namespaces forbidden", full, func(s profile.Store) error { _, err := s.List(t.Context(), ""); return err },
+			isA[*profile.ForbiddenError], []string{"all namespaces", `"mirrordprofiles"`}},
+		{"unreachable", gone.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError], []string{gone.URL}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.call(connect(t, test.url).Profiles())
+			if !test.is(err) {
+				t.Fatalf("error is %T: %v", err, err)
+			}
+			says(t, err, test.says...)
+		})
+	}
+}
+
+func isA[E error](err error) bool { _, ok := errors.AsType[E](err); return ok }
