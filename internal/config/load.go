@@ -56,9 +56,6 @@ type Override struct {
 // problems include what Finalize would find as far as that is certain.
 func Load(ctx context.Context, opts LoadOptions) (*Config, Warnings, error) {
 	l := &loader{opts: opts, schema: schema(), found: leaves{}}
-	if l.opts.Environ == nil {
-		l.opts.Environ = func(string) (string, bool) { return "", false }
-	}
 	source, err := l.read()
 	if err != nil {
 		return nil, nil, err
@@ -92,6 +89,17 @@ type loader struct {
 	found  leaves
 	// unreadable: the file could not be parsed, and says nothing of what it may hold.
 	unreadable bool
+}
+
+// variable returns an environment variable, "" when it is not set.
+func (l *loader) variable(name string) string {
+	if l.opts.Environ == nil {
+		return ""
+	}
+	if value, ok := l.opts.Environ(name); ok {
+		return value
+	}
+	return ""
 }
 
 // format chooses a notation by the file's extension.
@@ -171,7 +179,7 @@ func (l *loader) chooseKey(ctx context.Context, source []byte) {
 			return
 		}
 	}
-	if key, _ := l.opts.Environ("MIRRORD_KEY"); key != "" {
+	if key := l.variable("MIRRORD_KEY"); key != "" {
 		l.key = leaf{value: key, origin: origin.Origin{Kind: origin.Environment, Name: "MIRRORD_KEY"}}
 		return
 	}
@@ -221,7 +229,7 @@ func (l *loader) branch(ctx context.Context, name string) (string, bool) {
 	if name != "git_branch" {
 		return "", false
 	}
-	if branch, _ := l.opts.Environ("MIRRORD_BRANCH_NAME"); branch != "" {
+	if branch := l.variable("MIRRORD_BRANCH_NAME"); branch != "" {
 		return branch, true
 	}
 	if l.opts.GitBranch == nil {
@@ -275,7 +283,7 @@ func (l *loader) file(ctx context.Context, source []byte) error {
 func (l *loader) environment() {
 	for _, f := range l.schema.fields {
 		for _, name := range f.Env {
-			text, _ := l.opts.Environ(name)
+			text := l.variable(name)
 			if text == "" || f.Path == "key" {
 				continue
 			}
@@ -335,7 +343,7 @@ func (l *loader) completeImage() {
 			delete(l.found, "agent.image."+name)
 			return found
 		}
-		if text, _ := l.opts.Environ(variable); text != "" {
+		if text := l.variable(variable); text != "" {
 			return leaf{value: text, origin: origin.Origin{Kind: origin.Environment, Name: variable}}
 		}
 		return leaf{value: fallback}
