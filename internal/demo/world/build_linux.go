@@ -2,7 +2,6 @@ package world
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -37,7 +35,7 @@ type World struct {
 func Build(ctx context.Context, dir string, podCommand []string) (*World, error) {
 	w := &World{dir: dir}
 	if err := w.build(ctx, podCommand); err != nil {
-		return nil, errors.Join(explain(err), w.Close())
+		return nil, errors.Join(Explain(err), w.Close())
 	}
 	return w, nil
 }
@@ -126,18 +124,9 @@ func (w *World) startPod(ctx context.Context, command []string) error {
 // PodPid is the process id of the pod's application.
 func (w *World) PodPid() int { return w.app.Process.Pid }
 
-// StartInPod starts a command in the pod's network namespace.
-func (w *World) StartInPod(c *exec.Cmd) error { return w.pod.do(c.Start) }
-
-// Answer is what a client of the pod got.
-type Answer struct {
-	// By names who answered: "pod" or "laptop".
-	By string `json:"by"`
-	// Peer is the client's address as the one who answered saw it.
-	Peer string `json:"peer"`
-	// Sent is what the client sent, byte for byte.
-	Sent []byte `json:"-"`
-}
+// InPod runs f with the pod's network namespace as the calling thread's: processes that f
+// starts belong to it.
+func (w *World) InPod(f func() error) error { return w.pod.do(f) }
 
 // Ask makes one request to the pod's port from the client's namespace, on a connection of
 // its own.
@@ -207,34 +196,4 @@ func RunPod(dir string) error {
 	}
 	fmt.Fprintln(os.Stdout, "ready")
 	return ServeLines(l, "pod", nil)
-}
-
-// ServeLines answers each line of each connection with an [Answer] of the given name, until
-// the listener is closed. Received, when not nil, is called with each line and its sender
-// before the answer.
-func ServeLines(l net.Listener, name string, received func(peer net.Addr, line []byte)) error {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		go func() {
-			defer c.Close()
-			peer, _, _ := strings.Cut(c.RemoteAddr().String(), "%")
-			if ap, err := netip.ParseAddrPort(peer); err == nil {
-				peer = ap.Addr().Unmap().String()
-			}
-			s := bufio.NewScanner(c)
-			for s.Scan() {
-				line := append(bytes.Clone(s.Bytes()), '\n')
-				if received != nil {
-					received(c.RemoteAddr(), line)
-				}
-				b, _ := json.Marshal(Answer{By: name, Peer: peer})
-				if _, err := c.Write(append(b, '\n')); err != nil {
-					return
-				}
-			}
-		}()
-	}
 }

@@ -9,9 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotAllowed says that this machine lets the user make no namespaces.
-var ErrNotAllowed = errors.New("this needs root, or user namespaces, and neither is available here")
-
 // Sandbox gives the attributes with which a process for [Build] is started: namespaces of
 // its own, and a user namespace too when the caller is not root.
 func Sandbox() *syscall.SysProcAttr {
@@ -27,8 +24,8 @@ func Sandbox() *syscall.SysProcAttr {
 	return a
 }
 
-// explain tells a refusal by the system from other failures.
-func explain(err error) error {
+// Explain tells a refusal by the system from other failures.
+func Explain(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%w: %w", ErrNotAllowed, err)
 	}

@@ -5,15 +5,21 @@
 // reached from it but through a session.
 //
 // The caller must have been started in fresh user (unless it is root), mount, network and
-// PID namespaces; [Sandbox] tells how. When it ends, the kernel ends everything in here.
+// PID namespaces; Sandbox tells how. When it ends, the kernel ends everything in here.
 package world
 
-import "net/netip"
+import (
+	"errors"
+	"net/netip"
+)
+
+// ErrNotAllowed says that this machine lets the user make no namespaces.
+var ErrNotAllowed = errors.New("this needs root, or user namespaces, and neither is available here")
 
 // Names and addresses of the world. They exist inside its namespaces only.
 const (
 	// Namespace is the namespace that the names of the cluster are in.
-	Namespace = "demo"
+	Namespace = "shop"
 	// Domain is the cluster's domain.
 	Domain = "cluster.local"
 	// PodHostname is the pod's host name.
