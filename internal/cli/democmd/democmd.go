@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mirrord-go/mirrord/internal/cli/clierr"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/demo"
 	"github.com/mirrord-go/mirrord/internal/demo/world"
@@ -67,8 +66,8 @@ func run(ctx context.Context, o *Options) error {
 	}
 	err = o.Run(ctx, os.Stdout, os.Stderr, demo.Options{Self: self, Agent: agent, ProfilesDir: dir})
 	if errors.Is(err, world.ErrNotAllowed) {
-		return clierr.WithHint(err, "run it with sudo. (Ubuntu keeps user namespaces from programs it does not know: "+
-			"sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows them.)")
+		return &hintedError{err, "Run it with sudo. (Ubuntu keeps user namespaces from programs it does not know: "+
+			"sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows them.)"}
 	}
 	return err
 }
@@ -81,7 +80,19 @@ func findAgent(self string) (string, error) {
 	}
 	path, err := exec.LookPath(agentName)
 	if err != nil {
-		return "", clierr.WithHint(fmt.Errorf("there is no %s beside %s, nor in PATH", agentName, self), "make build makes both")
+		return "", &hintedError{fmt.Errorf("there is no %s beside %s, nor in PATH", agentName, self), "\"make build\" makes both."}
 	}
 	return path, nil
 }
+
+// hintedError is an error that knows what to do next.
+type hintedError struct {
+	error
+	hint string
+}
+
+// Unwrap returns the error.
+func (e *hintedError) Unwrap() error { return e.error }
+
+// Hint is for package clierr.
+func (e *hintedError) Hint() string { return e.hint }
