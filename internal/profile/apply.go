@@ -205,15 +205,13 @@ func (s *setter) outgoing(enabled bool, unixStreams []string) {
 	set(s, pathUnixStreams, &outgoing.UnixStreams, unixStreams)
 }
 
-// clear removes a filter. It is one value to the user, and two leaves to the configuration.
+// clear removes a filter, of which only the parts may have an origin.
 func (s *setter) clear(path string, filter **config.Filter) {
-	leaves := []string{path + ".local", path + ".remote"}
 	from := s.cfg.Origin(path)
-	for _, leaf := range leaves {
-		if o := s.cfg.Origin(leaf); o.Kind > from.Kind {
+	for _, part := range []string{".local", ".remote"} {
+		if o := s.cfg.Origin(path + part); o.Kind > from.Kind {
 			from = o
 		}
-		s.cfg.SetOrigin(leaf, s.origin)
 	}
 	set(s, path, filter, nil)
 	s.effects[len(s.effects)-1].FromOrigin = from

@@ -10,6 +10,7 @@
 package command
 
 import (
+	"context"
 	"log/slog"
 	"os"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/profile"
 	"github.com/mirrord-go/mirrord/internal/profile/dirstore"
+	"github.com/mirrord-go/mirrord/internal/resolve"
 )
 
 // Factory gives commands what they depend on. Commands must not use their copy before
@@ -55,7 +57,7 @@ func (f *Factory) Cluster(cfg *config.Config) (*kube.Cluster, error) {
 	})
 }
 
-// ClusterFlags are the flags of commands that read a cluster and have no configuration.
+// ClusterFlags are the flags of commands that read a cluster and have no configuration file.
 type ClusterFlags struct {
 	Kubeconfig string
 	Context    string
@@ -64,12 +66,30 @@ type ClusterFlags struct {
 // Add defines the flags.
 func (c *ClusterFlags) Add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.Context, "context", "", "use this `context` of the kubeconfig")
-	cmd.Flags().StringVar(&c.Kubeconfig, "kubeconfig", "", "use this kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
+	AddKubeconfig(cmd, &c.Kubeconfig)
 }
 
-// Config returns the part of a configuration that the flags are.
-func (c ClusterFlags) Config() *config.Config {
-	return &config.Config{Kubeconfig: c.Kubeconfig, KubeContext: c.Context}
+// AddKubeconfig defines the flag --kubeconfig.
+func AddKubeconfig(cmd *cobra.Command, kubeconfig *string) {
+	cmd.Flags().StringVar(kubeconfig, "kubeconfig", "", "use this kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
+}
+
+// Overrides returns the flags that were given.
+func (c ClusterFlags) Overrides() []config.Override {
+	var overrides []config.Override
+	if c.Context != "" {
+		overrides = append(overrides, config.Override{Field: "kube_context", Value: c.Context, Flag: "--context"})
+	}
+	if c.Kubeconfig != "" {
+		overrides = append(overrides, config.Override{Field: "kubeconfig", Value: c.Kubeconfig, Flag: "--kubeconfig"})
+	}
+	return overrides
+}
+
+// Config returns the configuration of these flags and of the environment.
+func (c ClusterFlags) Config(ctx context.Context, f *Factory) (*config.Config, error) {
+	cfg, _, err := config.Load(ctx, config.LoadOptions{Environ: f.LookupEnv, Overrides: c.Overrides()})
+	return cfg, err
 }
 
 // AddProfilesDir defines the flag --profiles-dir, for [Factory.Profiles].
@@ -83,6 +103,8 @@ type Profiles struct {
 	// Cluster is nil for a folder.
 	Cluster *kube.Cluster
 }
+
+var _ resolve.Store = Profiles{}
 
 // Close closes the cluster.
 func (p Profiles) Close() error {
@@ -103,4 +125,10 @@ func (f *Factory) Profiles(dir string, cfg *config.Config) (Profiles, error) {
 		return Profiles{}, err
 	}
 	return Profiles{Store: cluster.Profiles(), Cluster: cluster}, nil
+}
+
+// ProfileStore returns [Factory.Profiles] for a folder, or the cluster when it is empty, as
+// package resolve wants it.
+func (f *Factory) ProfileStore(dir string) func(*config.Config) (resolve.Store, error) {
+	return func(cfg *config.Config) (resolve.Store, error) { return f.Profiles(dir, cfg) }
 }

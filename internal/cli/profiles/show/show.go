@@ -57,7 +57,11 @@ func run(ctx context.Context, opts *Options) (err error) {
 	if err != nil {
 		return err
 	}
-	store, err := opts.Factory.Profiles(opts.Dir, opts.Cluster.Config())
+	cfg, err := opts.Cluster.Config(ctx, opts.Factory)
+	if err != nil {
+		return err
+	}
+	store, err := opts.Factory.Profiles(opts.Dir, cfg)
 	if err != nil {
 		return err
 	}
