@@ -153,7 +153,7 @@ func effectText(e profile.Effect) string {
 	from, to := valueText(e.From), valueText(e.To)
 	text := fmt.Sprintf("%s (%s) becomes %s", from, e.FromOrigin, to)
 	if from == to {
-		text = fmt.Sprintf("%s stays (%s)", from, e.FromOrigin)
+		text = fmt.Sprintf("stays %s (%s)", from, e.FromOrigin)
 	}
 	if e.Superseded > 0 {
 		text += fmt.Sprintf(", until adjustment %d", e.Superseded)
