@@ -1,6 +1,7 @@
 package session
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/envvars"
@@ -88,7 +90,10 @@ type Command struct {
 // *[CommandError] for the program, [intercept.ErrUnsupported] for this system, and plain
 // ones for the configuration.
 func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
-	if err := supported(cfg); err != nil {
+	if err := Supported(); err != nil {
+		return nil, err
+	}
+	if err := filters(cfg); err != nil {
 		return nil, err
 	}
 	p := &Plan{config: cfg, args: cmd.Args, dir: cmd.Dir, environ: cmd.Environ}
@@ -111,11 +116,16 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 // Config is the plan's configuration.
 func (p *Plan) Config() *config.Config { return p.config }
 
-// supported refuses what would send traffic elsewhere than the user asked.
-func supported(cfg *config.Config) error {
+// Supported returns a *[PlatformError] where no session can run.
+func Supported() error {
 	if runtime.GOOS != "linux" {
 		return &PlatformError{OS: runtime.GOOS}
 	}
+	return nil
+}
+
+// filters refuses what would send traffic elsewhere than the user asked.
+func filters(cfg *config.Config) error {
 	n := cfg.Feature.Network
 	switch {
 	case n.Outgoing.Filter != nil:
@@ -158,3 +168,6 @@ func rules(env config.Env) (*envvars.Rules, error) {
 	}
 	return envvars.Compile(env, file)
 }
+
+// NewID makes a name for a session: ten lower-case letters and digits.
+func NewID() string { return strings.ToLower(rand.Text()[:10]) }

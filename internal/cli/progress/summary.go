@@ -42,7 +42,7 @@ func Settings(c *config.Config) []Setting {
 	list = append(list, outgoing(c)...)
 	return append(list,
 		Setting{"dns", where(n.DNS.Enabled, "names resolve as in the target", "names resolve on this machine"), c.Origin("feature.network.dns.enabled")},
-		Setting{"env", env(c.Feature.Env), first(c, "feature.env", "feature.env.enabled", "feature.env.include", "feature.env.exclude")},
+		env(c),
 		Setting{"files", "local", c.Origin("feature.fs.mode")},
 	)
 }
@@ -102,16 +102,17 @@ func outgoing(c *config.Config) []Setting {
 	return []Setting{{"outgoing tcp", value(o.TCP), tcp}, {"outgoing udp", value(o.UDP), udp}}
 }
 
-func env(e config.Env) string {
-	switch {
+func env(c *config.Config) Setting {
+	s := Setting{Name: "env", Value: "the target's", Origin: c.Origin("feature.env")}
+	switch e := c.Feature.Env; {
 	case !e.Enabled:
-		return "this machine's"
+		s.Value = "this machine's"
 	case len(e.Include) > 0:
-		return "from the target: " + strings.Join(e.Include, ", ")
+		s.Value, s.Origin = "from the target: "+strings.Join(e.Include, ", "), c.Origin("feature.env.include")
 	case len(e.Exclude) > 0:
-		return "the target's, without " + strings.Join(e.Exclude, ", ")
+		s.Value, s.Origin = "the target's, without "+strings.Join(e.Exclude, ", "), c.Origin("feature.env.exclude")
 	}
-	return "the target's"
+	return s
 }
 
 func where(on bool, yes, no string) string {
@@ -119,16 +120,6 @@ func where(on bool, yes, no string) string {
 		return yes
 	}
 	return no
-}
-
-// first is the origin of the first path that somebody has set.
-func first(c *config.Config, paths ...string) origin.Origin {
-	for _, p := range paths {
-		if o := c.Origin(p); o != (origin.Origin{}) {
-			return o
-		}
-	}
-	return origin.Origin{}
 }
 
 // text is the summary as a small table.

@@ -22,16 +22,9 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-const (
-	// listenPatience is how long a listen call of the process waits for the agent, so
-	// that a server which says "ready" usually has the port. The subscription goes on
-	// without it.
-	listenPatience = 3 * time.Second
-	// settleTime is how long after a listen call a refusal may mean "not yet": the call
-	// is reported before it returns.
-	settleTime = time.Second
-	settleStep = 10 * time.Millisecond
-)
+// listenPatience is how long a listen call of the process waits for the agent, so that a
+// server which says "ready" usually has the port. The subscription goes on without it.
+const listenPatience = 3 * time.Second
 
 // Agent takes ports of the target, and gives them back.
 type Agent interface {
@@ -112,7 +105,6 @@ type port struct {
 	// listened counts listen calls: a refusal that is older than the last of them is
 	// no news.
 	listened uint64
-	last     time.Time
 	active   bool
 }
 
@@ -229,7 +221,6 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 	if !slices.Contains(q.listeners, listener) {
 		q.listeners = append(q.listeners, listener)
 	}
-	defer func() { q.last = time.Now() }()
 	if q.active {
 		return
 	}
@@ -271,10 +262,10 @@ func (p *Ports) report(e Event) {
 }
 
 // snapshot is what a connection needs to know of its port.
-func (q *port) snapshot() (listeners []netip.AddrPort, seen uint64, last time.Time) {
+func (q *port) snapshot() (listeners []netip.AddrPort, seen uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return slices.Clone(q.listeners), q.listened, q.last
+	return slices.Clone(q.listeners), q.listened
 }
 
 // dial connects to a listener of the process behind the target's port, for a client at
@@ -291,22 +282,12 @@ func (p *Ports) dial(ctx context.Context, remote uint16, peer netip.AddrPort) (i
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	for {
-		listeners, seen, last := q.snapshot()
-		c, err := p.dialAny(ctx, listeners, peer)
-		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
-			return c, err
-		}
-		if time.Since(last) > settleTime {
-			p.spawn(func() { p.giveBack(q, seen) })
-			return nil, err
-		}
-		select {
-		case <-time.After(settleStep):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
+	listeners, seen := q.snapshot()
+	c, err := p.dialAny(ctx, listeners, peer)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		p.spawn(func() { p.giveBack(q, seen) })
 	}
+	return c, err
 }
 
 // dialAny tries the listeners in turn, those of the client's address family first.

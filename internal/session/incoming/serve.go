@@ -77,7 +77,7 @@ func mirror(ctx context.Context, st tunnel.Stream, child intercept.Conn) {
 	} else {
 		_ = child.SetReadDeadline(time.Now().Add(mirrorLinger))
 	}
+	_ = st.Close()
 	<-answered
 	_ = child.Close()
-	_ = st.Close()
 }

@@ -377,13 +377,15 @@ func TestLost(t *testing.T) {
 			for range calls {
 				<-entered
 			}
-			go func() { <-c.Done(); close(hold) }()
-			tt.end(agent)
+			var ending sync.WaitGroup
+			ending.Go(func() { tt.end(agent) })
 			for range calls {
 				if err := <-failed; err != nil {
 					t.Errorf("a call in flight: %v", err)
 				}
 			}
+			close(hold)
+			ending.Wait()
 			<-c.Done()
 			for name, f := range calls {
 				if err := f(); !unreachable(err) {

@@ -1,0 +1,220 @@
+// Package execcmd is the command "exec": it runs a local process as if it were in the
+// target. It decides what to run and where; package session does the rest.
+package execcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mirrord-go/mirrord/internal/cli/clierr"
+	"github.com/mirrord-go/mirrord/internal/cli/command"
+	"github.com/mirrord-go/mirrord/internal/cli/configflags"
+	"github.com/mirrord-go/mirrord/internal/cli/progress"
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/kube"
+	"github.com/mirrord-go/mirrord/internal/resolve"
+	"github.com/mirrord-go/mirrord/internal/session"
+	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/internal/version"
+)
+
+// Options of the command.
+type Options struct {
+	Factory *command.Factory
+	// Attach starts an agent beside the target; tests replace it.
+	Attach func(ctx context.Context, r Request) (*Attachment, error)
+
+	Flags       *configflags.Flags
+	ProfilesDir string
+	Quiet       bool
+	Progress    command.Enum
+	Command     []string
+}
+
+// Request is what an agent is started for.
+type Request struct {
+	Config    *config.Config
+	SessionID string
+	ClientKey tunnel.Fingerprint
+	// Progress shows the steps.
+	Progress *progress.Reporter
+}
+
+// Attachment is a started agent and what it stands beside.
+type Attachment struct {
+	Agent session.Agent
+	// Target is nil without one.
+	Target *kube.Target
+	// Close releases what the agent was started with, after the session.
+	Close func() error
+}
+
+// NewCmd returns the command.
+func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cobra.Command {
+	opts := &Options{Factory: f}
+	opts.Attach = opts.attach
+	cmd := &cobra.Command{
+		Use:     "exec [flags] [--] COMMAND [ARGUMENT...]",
+		GroupID: command.GroupSession,
+		Short:   "Run a process as if it were in the target",
+		Long: `Run a process as if it were in the target: it gets the target's incoming connections, its own
+connections leave from the target, and its names resolve as in the target, as far as the
+configuration, the profile and the flags say. Standard input, output and error, the terminal
+and signals are the process's, and its exit code is the command's: 128 and the number of the
+signal that killed it, 127 when there is no such command, 126 when it can't be run, and 1 when
+the session failed.
+
+On a terminal, Ctrl-C reaches the process as always; mirrord ends after it. SIGTERM, SIGHUP,
+SIGUSR1 and SIGUSR2 are passed on.`,
+		Example: `  mirrord exec --target deployment/shop -- ./server --port 8080
+  mirrord exec -f mirrord.json -- npm start
+  mirrord exec --target pod/shop-1 --profile team-base -- python3 app.py`,
+		Annotations: map[string]string{command.OwnSignals: ""},
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return clierr.Usagef(cmd.CommandPath(), "there is no command to run")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.Command = args
+			if runF != nil {
+				return runF(cmd.Context(), opts)
+			}
+			return run(cmd.Context(), opts)
+		},
+	}
+	// What follows the command is the command's.
+	cmd.Flags().SetInterspersed(false)
+	opts.Flags = configflags.Register(cmd.Flags())
+	command.AddProfilesDir(cmd, &opts.ProfilesDir)
+	cmd.Flags().BoolVarP(&opts.Quiet, "quiet", "q", false, "show only problems")
+	opts.Progress = command.NewEnum(string(progress.Auto), string(progress.Plain), string(progress.JSON), string(progress.Off))
+	cmd.Flags().Var(&opts.Progress, "progress", "how to show on standard error what is being done")
+	_ = cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(opts.Progress.Allowed, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// NestedError says that the command was called inside a session.
+type NestedError struct{ Session string }
+
+// Error names the outer session.
+func (e *NestedError) Error() string {
+	return fmt.Sprintf("this process already runs in session %s, and one process can't be in two", e.Session)
+}
+
+// Hint says how to get out.
+func (e *NestedError) Hint() string {
+	return "Start it outside of that session. If this is a leftover, unset " + session.IDVariable + "."
+}
+
+// run turns what a session returns into the command's end.
+func run(ctx context.Context, opts *Options) error {
+	if id, _ := opts.Factory.LookupEnv(session.IDVariable); id != "" {
+		return &NestedError{Session: id}
+	}
+	if err := session.Supported(); err != nil {
+		return err
+	}
+	signals := session.Notify()
+	defer signals.Stop()
+	preparing, cancel := signals.Context(ctx)
+	defer cancel()
+	status, err := start(preparing, opts, signals)
+	return conclude(opts.Factory.Streams.Err, status, err)
+}
+
+// conclude decides about the exit code, and leaves what has not been said to the caller.
+func conclude(errs io.Writer, status session.ExitStatus, err error) error {
+	if err == nil {
+		return &clierr.ExitError{Code: status.Code}
+	}
+	if _, ok := errors.AsType[*session.LostError](err); ok {
+		return &clierr.ExitError{Code: clierr.Failure} // the user has been told
+	}
+	if interrupted, ok := errors.AsType[*session.InterruptError](err); ok {
+		code := clierr.Interrupted
+		if sig, ok := interrupted.Signal.(syscall.Signal); ok {
+			code = 128 + int(sig)
+		}
+		return &clierr.ExitError{Code: code}
+	}
+	if command, ok := errors.AsType[*session.CommandError](err); ok {
+		clierr.Report(errs, err)
+		return &clierr.ExitError{Code: command.Code}
+	}
+	return err
+}
+
+// start prepares a session and runs it.
+func start(ctx context.Context, opts *Options, signals *session.Signals) (_ session.ExitStatus, err error) {
+	failed := session.ExitStatus{Code: clierr.Failure}
+	rep := opts.reporter()
+	r, err := opts.resolve(ctx, rep)
+	if err != nil {
+		return failed, err
+	}
+	plan, err := session.NewPlan(r.Config, session.Command{Args: opts.Command})
+	if err != nil {
+		return failed, err
+	}
+	id, err := tunnel.NewIdentity()
+	if err != nil {
+		return failed, err
+	}
+	req := Request{Config: r.Config, SessionID: session.NewID(), ClientKey: id.Fingerprint(), Progress: rep}
+	at, err := opts.Attach(ctx, req)
+	if err != nil {
+		return failed, interrupted(ctx, err)
+	}
+	if at.Close != nil {
+		defer func() { err = errors.Join(err, at.Close()) }()
+	}
+	o := session.Options{
+		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Agent: at.Agent,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Signals:  signals,
+		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
+	}
+	if at.Target != nil {
+		o.Probes, o.ProbeSources = at.Target.Probes, at.Target.HostIPs
+	}
+	status, err := session.Run(ctx, opts.Factory.Logger, o)
+	rep.Exit(status.Code)
+	return status, interrupted(ctx, err)
+}
+
+// interrupted is the signal that ended ctx, if one did: what it made fail is no news.
+func interrupted(ctx context.Context, err error) error {
+	if e, ok := errors.AsType[*session.InterruptError](context.Cause(ctx)); ok && err != nil {
+		return e
+	}
+	return err
+}
+
+func (opts *Options) reporter() *progress.Reporter {
+	mode := progress.Mode(opts.Progress.Value)
+	if opts.Quiet {
+		mode = progress.Off
+	}
+	s := opts.Factory.Streams
+	return progress.New(s.Err, mode, s.IsErrTerminal())
+}
+
+// resolve makes the configuration that the session runs with.
+func (opts *Options) resolve(ctx context.Context, rep *progress.Reporter) (_ *resolve.Resolved, err error) {
+	end := rep.Phase("config", "reading the configuration")
+	defer func() { end(err) }()
+	load := opts.Flags.LoadOptions(opts.Factory.LookupEnv)
+	load.Stdin = opts.Factory.Streams.In
+	return resolve.Run(ctx, resolve.Options{
+		Config: load,
+		Store:  func(cfg *config.Config) (resolve.Store, error) { return opts.Factory.Profiles(opts.ProfilesDir, cfg) },
+	})
+}
