@@ -13,6 +13,8 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/cli/clierr"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
+	"github.com/mirrord-go/mirrord/internal/cli/democmd"
+	"github.com/mirrord-go/mirrord/internal/cli/execcmd"
 	"github.com/mirrord-go/mirrord/internal/cli/iostreams"
 	"github.com/mirrord-go/mirrord/internal/cli/operator"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles"
@@ -82,12 +84,14 @@ there with one line, sets it for a whole team.`,
 		&cobra.Group{ID: command.GroupCluster, Title: "The cluster:"},
 	)
 	command.Group(r.cmd,
+		execcmd.NewCmd(f, nil),
 		verifyconfig.NewCmd(f, nil),
 		profiles.NewCmd(f),
 		targets.NewCmd(f, nil),
 		operator.NewCmd(f),
 		versioncmd.NewCmd(f),
 	)
+	r.cmd.AddCommand(democmd.NewCmd(f, nil)...)
 	r.addCompletion()
 	return r
 }

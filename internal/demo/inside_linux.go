@@ -111,7 +111,7 @@ func (s *stage) play(ctx context.Context, sc scene) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, 6*patience)
 	defer cancel()
 	s.count++
-	cfg, err := s.resolve(ctx, sc)
+	cfg, err := s.configure(ctx, sc)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -134,25 +134,29 @@ func (s *stage) play(ctx context.Context, sc scene) (outcome, error) {
 	return o, nil
 }
 
-// resolve goes the way of every configuration, from a file.
-func (s *stage) resolve(ctx context.Context, sc scene) (*config.Config, error) {
+// configure goes the way of every configuration, from a file.
+func (s *stage) configure(ctx context.Context, sc scene) (*config.Config, error) {
 	file := filepath.Join(s.dir, "mirrord-"+strconv.Itoa(s.count)+".json")
 	text := fmt.Sprintf(`{"profile": %q, "target": {"path": "pod/%s", "namespace": %q}, "feature": {"fs": "local", "network": {%s}}}`,
 		sc.profile, world.PodHostname, world.Namespace, sc.config)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	r, err := resolve.Resolve(ctx, resolve.Options{
+	r, err := resolve.Run(ctx, resolve.Options{
 		Config: config.LoadOptions{Path: file},
-		Store: func(context.Context, *config.Config) (profile.Store, func() error, error) {
-			return s.profiles, func() error { return nil }, nil
-		},
+		Store:  func(*config.Config) (resolve.Store, error) { return openStore{s.profiles}, nil },
 	})
 	if err != nil {
 		return nil, err
 	}
 	return r.Config, nil
 }
+
+// openStore is a folder of profiles, which needs no closing.
+type openStore struct{ profile.Store }
+
+// Close does nothing.
+func (openStore) Close() error { return nil }
 
 // play is a session under way.
 type play struct {

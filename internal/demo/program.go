@@ -86,7 +86,7 @@ func Program(ctx context.Context, in io.Reader, out io.Writer) error {
 	seen.Laptop = ask(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), world.LaptopPort).String())
 	seen.Names = map[string]Reply{}
 	for _, name := range []string{ShortName, QualifiedName, world.PartnerName, world.LaptopName} {
-		seen.Names[name] = resolve(ctx, name)
+		seen.Names[name] = lookUp(ctx, name)
 	}
 	say(Report{Seen: &seen})
 	_, err = io.Copy(io.Discard, in)
@@ -119,7 +119,7 @@ func ask(ctx context.Context, network, addr string) Reply {
 	return Reply{Text: strings.TrimSpace(line)}
 }
 
-func resolve(ctx context.Context, name string) Reply {
+func lookUp(ctx context.Context, name string) Reply {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)

@@ -66,7 +66,7 @@ func run(ctx context.Context, o *Options) error {
 	}
 	err = o.Run(ctx, os.Stdout, os.Stderr, demo.Options{Self: self, Agent: agent, ProfilesDir: dir})
 	if errors.Is(err, world.ErrNotAllowed) {
-		return &hintedError{err, "Run it with sudo. (Ubuntu keeps user namespaces from programs it does not know: "+
+		return &hintedError{err, "Run it with sudo. (Ubuntu keeps user namespaces from programs it does not know: " +
 			"sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows them.)"}
 	}
 	return err
