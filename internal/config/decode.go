@@ -114,7 +114,7 @@ func (d *decoder) section(path string, n *tree.Node) {
 	if !d.shorthand(path, n) {
 		want := "an object"
 		if short, ok := Sections()[path]; ok {
-			want = short + "; or an object"
+			want += ", or " + short
 		}
 		d.wrongType(path, n, want)
 	}

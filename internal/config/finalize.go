@@ -200,7 +200,11 @@ func (v *verifier) dns() {
 	dns := &v.c.Feature.Network.DNS
 	v.bothSides(path, dns.Filter)
 	if dns.Filter != nil && !dns.Enabled && !v.beforeProfile {
-		v.warn(path, "has no effect: DNS is off, and all names are resolved on the laptop", "")
+		side := path + ".local"
+		if dns.Filter.Local == nil {
+			side = path + ".remote"
+		}
+		v.warn(side, "has no effect: DNS is off, and all names are resolved on the laptop", "")
 	}
 }
 

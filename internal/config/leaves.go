@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config/origin"
+	"github.com/mirrord-go/mirrord/internal/config/template"
 )
 
 // Leaf is one value of a configuration, for a person who wants to know where it came from.
@@ -83,5 +84,22 @@ func (c *Config) Resolved() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the configuration as JSON: %w", err)
 	}
-	return append(resolved, '\n'), nil
+	return append(escapeMarks(resolved), '\n'), nil
+}
+
+// escapeMarks spells the braces of what would be a template's mark, inside strings, in
+// another way. Outside of strings, indented JSON has no two such characters in a row.
+func escapeMarks(text []byte) []byte {
+	if !template.HasMarks(text) {
+		return text
+	}
+	var escaped []byte
+	for i, c := range text {
+		if c == '{' && i+1 < len(text) && strings.IndexByte("{%#", text[i+1]) >= 0 {
+			escaped = append(escaped, `\u007b`...)
+			continue
+		}
+		escaped = append(escaped, c)
+	}
+	return escaped
 }

@@ -88,29 +88,29 @@ func (f *Field) Type() string {
 		return "true or false"
 	case kindText:
 		if len(f.Enum) > 0 {
-			return quotedList(f.Enum)
+			return "one of " + quotedList(f.Enum)
 		}
-		return "string"
+		return "a string"
 	case kindUint:
-		return "number"
+		return "a whole number"
 	case kindTexts:
-		return "string, or list of strings"
+		return "a string, or a list of strings"
 	case kindTextMap:
-		return "object of strings"
+		return "an object of strings"
 	case kindPort:
-		return "port, or list of ports"
+		return "a port, or a list of ports"
 	case kindPortPairs:
-		return "list of pairs of ports"
+		return "a list of pairs of ports"
 	case kindSecrets:
-		return `list of {"name": string}`
+		return `a list of {"name": NAME}`
 	case kindObjects:
-		return "list of objects"
+		return "a list of objects"
 	case kindObject:
-		return "object"
+		return "an object"
 	case kindTarget:
-		return "string or object"
+		return "a string or an object"
 	}
-	return "any"
+	return "anything"
 }
 
 // binding connects a field to its place in a [Config]; the zero value has none.
@@ -189,15 +189,15 @@ func Fields() []*Field { return slices.Clone(schema().fields) }
 // what it is.
 func Sections() map[string]string {
 	return map[string]string{
-		"target":                               `a target path, as in "deployment/shop"; or an object with path and namespace`,
-		"feature.network":                      "true; or false, which switches incoming, outgoing and dns off",
-		"feature.network.incoming":             `"mirror", "steal" or "off"; true for mirror, false for off`,
-		"feature.network.incoming.http_filter": "true or false: no filter",
-		"feature.network.outgoing":             "true or false, for tcp and udp",
-		"feature.network.dns":                  "true or false, for enabled",
-		"feature.env":                          `true; or false, which is exclude: "*"`,
-		"feature.fs":                           `a mode; true for read, false for local`,
-		"feature.copy_target":                  "true or false, for enabled; an object means enabled",
+		"target":                               `a target path such as "deployment/shop"`,
+		"feature.network":                      "true, or false to switch incoming, outgoing and dns off",
+		"feature.network.incoming":             `"mirror", "steal", "off", true for mirror, or false for off`,
+		"feature.network.incoming.http_filter": "true or false for no filter",
+		"feature.network.outgoing":             "true or false for both tcp and udp",
+		"feature.network.dns":                  "true or false for enabled",
+		"feature.env":                          `true, or false for exclude: "*"`,
+		"feature.fs":                           "a mode, true for read, or false for local",
+		"feature.copy_target":                  "true or false for enabled; an object without it means enabled",
 	}
 }
 

@@ -182,6 +182,9 @@ func (p *TargetPath) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
+	if node.Kind == tree.Null {
+		return nil // as encoding/json asks of all values
+	}
 	path, err := targetFromNode(node)
 	if err != nil {
 		return err
