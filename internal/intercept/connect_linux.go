@@ -205,7 +205,7 @@ func (d *dial) settleLimbo() {
 		return
 	}
 	// The child may learn of it, and ask for the peer, before complete returns.
-	d.outgoing.settle(d.socket.cookie, d.attempt, 0)
+	d.outgoing.settle(d.attempt, 0)
 	near, err := d.limbo.complete(d.ctx, d.child)
 	if err != nil {
 		// Closed, disconnected or timed out meanwhile.
@@ -221,20 +221,23 @@ func (d *dial) settleLimbo() {
 // second connect.
 func (d *dial) failLimbo(e unix.Errno) {
 	defer d.socket.close()
-	if d.socket.state() == tcpClose {
-		// The kernel gave up first, with its own errno.
+	if d.socket.state() == tcpClose || !d.outgoing.fails(d.socket.cookie, d.attempt) {
+		// The kernel gave up first, with its own errno, or the child did.
 		d.outgoing.remove(d.socket.cookie, d.attempt)
 		d.attempt.end()
 		return
 	}
-	d.outgoing.settle(d.socket.cookie, d.attempt, e)
-	d.socket.disconnect()
+	refusing := d.limbos.refuser(d.attempt.dst.Addr().Is4()).tcp
 	err := d.socket.withoutBlocking(func() error {
-		return d.socket.connectTo(d.limbos.refuser(d.attempt.dst.Addr().Is4()).tcp)
+		// The first of the two wakes the child too, with ECONNRESET: waste no time.
+		d.socket.disconnect()
+		return d.socket.connectTo(refusing)
 	})
 	if err != nil && err != unix.EINPROGRESS && err != unix.ECONNREFUSED {
 		d.log.Debug("refuse a connection in progress", "destination", d.attempt.dst, "error", err)
 	}
+	d.socket.awaitEnd()
+	d.outgoing.settle(d.attempt, e)
 }
 
 // hold keeps a blocking connect waiting until the far side has answered.
@@ -303,7 +306,7 @@ func (d *dial) place(nonblocking bool) {
 		d.fail(sysErrno(err))
 		return
 	}
-	d.outgoing.settle(d.socket.cookie, d.attempt, 0)
+	d.outgoing.settle(d.attempt, 0)
 	if nonblocking {
 		d.fail(unix.EINPROGRESS)
 	} else {
@@ -383,6 +386,10 @@ func (d *dial) carry(near *net.TCPConn) {
 // failed to connect. It takes over the socket.
 func (c *call) connectAgain(s *socket, a *attempt) {
 	switch {
+	case c.outgoing.isFailing(a):
+		if !c.spawn(func() { c.awaitOther(s, a) }) {
+			s.close()
+		}
 	case c.outgoing.waits(a) && s.state() == tcpClose:
 		// The kernel's own timeout came first.
 		c.outgoing.abandon(s.cookie)
@@ -448,6 +455,26 @@ func (c *call) socketError() {
 	if !ok {
 		return
 	}
+	a, ok := c.outgoing.get(s.cookie)
+	switch {
+	case !ok:
+		s.close()
+		c.pass()
+	case !c.outgoing.isFailing(a):
+		c.tellError(s)
+	case !c.spawn(func() { c.awaitError(s, a) }):
+		s.close()
+	}
+}
+
+// awaitError answers as soon as the failure is complete, which takes no time.
+func (c *call) awaitError(s *socket, a *attempt) {
+	<-a.settled
+	c.tellError(s)
+}
+
+// tellError answers getsockopt(SO_ERROR). It takes over the socket.
+func (c *call) tellError(s *socket) {
 	defer s.close()
 	room, err := readUint32(c.tid(), c.n.Args[4])
 	if err != nil || int32(room) < 0 {

@@ -24,6 +24,7 @@ type attempt struct {
 	// The rest is guarded by outgoing.mu; failure is final once settled.
 	failure   unix.Errno // 0: connected
 	inLimbo   bool       // the kernel knows of the connection
+	failing   bool       // the kernel's socket is being made to fail, or has failed
 	told      bool       // SO_ERROR has handed the failure out
 	settledAt time.Time
 }
@@ -32,7 +33,7 @@ type attempt struct {
 type outgoing struct {
 	mu       sync.Mutex
 	bySocket map[uint64]*attempt
-	failures int // attempts that have failed and are still here
+	failures int // attempts here that fail or have failed
 }
 
 // failureKept is how long a failure waits for the child to ask for it. It outlives any
@@ -66,7 +67,7 @@ func (o *outgoing) remove(cookie uint64, a *attempt) {
 
 func (o *outgoing) drop(cookie uint64, a *attempt) {
 	delete(o.bySocket, cookie)
-	if a.failure != 0 {
+	if a.failing {
 		o.failures--
 	}
 }
@@ -85,12 +86,9 @@ func (o *outgoing) abandon(cookie uint64) {
 }
 
 // settle notes the outcome.
-func (o *outgoing) settle(cookie uint64, a *attempt, failure unix.Errno) {
+func (o *outgoing) settle(a *attempt, failure unix.Errno) {
 	o.mu.Lock()
 	a.failure, a.settledAt = failure, time.Now()
-	if failure != 0 && o.bySocket[cookie] == a {
-		o.failures++
-	}
 	o.mu.Unlock()
 	a.end()
 }
@@ -105,12 +103,32 @@ func (o *outgoing) entered(a *attempt) {
 	a.inLimbo = true
 }
 
+// fails notes that the kernel's socket is about to fail: calls that ask for the outcome wait
+// until it is settled. It reports false when the child has disconnected the socket.
+func (o *outgoing) fails(cookie uint64, a *attempt) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.bySocket[cookie] != a {
+		return false
+	}
+	a.failing = true
+	o.failures++
+	return true
+}
+
+// isFailing says whether the outcome is a failure that is about to be settled.
+func (o *outgoing) isFailing(a *attempt) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return a.failing && !a.isSettled()
+}
+
 // waits says whether the attempt has no outcome yet, and is a connection in progress for the
 // kernel too.
 func (o *outgoing) waits(a *attempt) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return a.inLimbo && !a.isSettled()
+	return a.inLimbo && !a.failing && !a.isSettled()
 }
 
 // connected is where the socket is connected to, if it is.
@@ -174,7 +192,7 @@ func (o *outgoing) expire(now time.Time) {
 		return
 	}
 	for cookie, a := range o.bySocket {
-		if a.failure != 0 && now.Sub(a.settledAt) > failureKept {
+		if a.failure != 0 && a.isSettled() && now.Sub(a.settledAt) > failureKept {
 			o.drop(cookie, a)
 		}
 	}

@@ -199,10 +199,25 @@ func (s *socket) connectTo(dst netip.AddrPort) error {
 	}
 }
 
-// disconnect makes the socket unconnected again: connect(2) with AF_UNSPEC.
+// disconnect makes the socket unconnected again: connect(2) with AF_UNSPEC. It does not
+// block.
 func (s *socket) disconnect() {
 	sa := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-	_, _, _ = unix.Syscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
+}
+
+// endTime bounds awaitEnd.
+const endTime = time.Second
+
+// awaitEnd waits until the kernel has dealt with a refusal over loopback, which is at once
+// unless the machine is very busy.
+func (s *socket) awaitEnd() {
+	p := []unix.PollFd{{Fd: int32(s.fd)}} // POLLERR and POLLHUP are always looked for
+	for deadline := time.Now().Add(endTime); time.Now().Before(deadline); {
+		if n, err := unix.Poll(p, int(endTime.Milliseconds())); err != unix.EINTR || n > 0 {
+			return
+		}
+	}
 }
 
 // takeError clears the pending error.
