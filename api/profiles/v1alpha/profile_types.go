@@ -11,7 +11,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=mirrordclusterprofiles,singular=mirrordclusterprofile,scope=Cluster
-// +kubebuilder:printcolumn:name="Changes",type=string,JSONPath=`.spec.featureAdjustments[*].change`,description="The changes that the profile makes, in the order in which they apply"
+// +kubebuilder:printcolumn:name="Changes",type=string,JSONPath=`.spec.featureAdjustments`,description="The changes that the profile makes, in the order in which they apply"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MirrordClusterProfile struct {
 	metav1.TypeMeta `json:",inline"`
@@ -47,7 +47,7 @@ type MirrordClusterProfileList struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=mirrordprofiles,singular=mirrordprofile,scope=Namespaced
-// +kubebuilder:printcolumn:name="Changes",type=string,JSONPath=`.spec.featureAdjustments[*].change`,description="The changes that the profile makes, in the order in which they apply"
+// +kubebuilder:printcolumn:name="Changes",type=string,JSONPath=`.spec.featureAdjustments`,description="The changes that the profile makes, in the order in which they apply"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MirrordProfile struct {
 	metav1.TypeMeta `json:",inline"`

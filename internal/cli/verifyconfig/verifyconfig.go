@@ -23,6 +23,7 @@ type Options struct {
 	IDE      bool
 	Resolved bool
 	Dir      string // a folder of profiles; empty means the cluster
+	Cluster  command.ClusterFlags
 }
 
 // NewCmd returns the command.
@@ -51,6 +52,7 @@ a profile needs the cluster, or --profiles-dir. FILE may be - for standard input
 	cmd.Flags().BoolVar(&opts.IDE, "ide", false, "check for an IDE: a missing target is chosen later, and the exit code is 0 also on failure")
 	cmd.Flags().BoolVar(&opts.Resolved, "resolved", false, "add the whole resulting configuration, in the form of a file")
 	command.AddProfilesDir(cmd, &opts.Dir)
+	opts.Cluster.Add(cmd)
 	return cmd
 }
 
@@ -85,6 +87,7 @@ func run(ctx context.Context, opts *Options) error {
 		Config: config.LoadOptions{
 			Path: opts.File, Stdin: opts.Factory.Streams.In,
 			Environ: opts.Factory.LookupEnv, GitBranch: configflags.GitBranch,
+			Overrides: opts.Cluster.Overrides(),
 		},
 		TargetUndecided: opts.IDE,
 		Store:           opts.Factory.ProfileStore(opts.Dir),
