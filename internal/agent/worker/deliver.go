@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"syscall"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/agent/mirror"
 	"github.com/mirrord-go/mirrord/internal/agent/probe"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -134,24 +134,6 @@ func (s *session) offer(in wire.Incoming) (tunnel.Stream, error) {
 	return st, nil
 }
 
-// mirrorer is what captures connections of the target.
-type mirrorer interface {
-	Add(port uint16) error
-	Remove(port uint16) error
-	Accept() (mirrorConn, error)
-	Close() error
-}
-
-// mirrorConn is what a peer of the target sends. Read gives an error other than io.EOF when
-// something was missed.
-type mirrorConn interface {
-	io.ReadCloser
-	Peer() netip.AddrPort
-	Local() netip.AddrPort
-}
-
-func openMirror(*slog.Logger) (mirrorer, error) { return nil, errors.New("not there yet") }
-
 func (in *incoming) acceptMirrored(m mirrorer) {
 	for {
 		c, err := m.Accept()
@@ -179,7 +161,7 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 }
 
 // mirrored sends the client a copy of what a peer sends to the target.
-func (in *incoming) mirrored(s *session, c mirrorConn) {
+func (in *incoming) mirrored(s *session, c *mirror.Conn) {
 	defer c.Close()
 	st, err := s.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()})
 	if err != nil {
@@ -196,7 +178,7 @@ func (in *incoming) mirrored(s *session, c mirrorConn) {
 		}
 	}()
 	if _, err := pipe.Copy(st, c); err != nil {
-		in.log.Debug("a mirrored connection was cut", "err", err)
+		in.cut(s, c, err)
 		_ = st.Reset()
 	} else {
 		_ = st.CloseWrite()
@@ -204,6 +186,16 @@ func (in *incoming) mirrored(s *session, c mirrorConn) {
 	}
 	<-done
 	_ = st.Close()
+}
+
+// cut tells the user that a copy is not complete, now and then.
+func (in *incoming) cut(s *session, c *mirror.Conn, err error) {
+	in.log.Debug("a mirrored connection was cut", "err", err)
+	var gap *mirror.GapError
+	var slow *mirror.SlowError
+	if (errors.As(err, &gap) || errors.As(err, &slow) || errors.Is(err, mirror.ErrEvicted)) && in.incomplete.allow() {
+		s.control.notify(wire.Notice{Level: "warning", Port: c.Local().Port(), Text: err.Error()})
+	}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/agent/mirror"
 	"github.com/mirrord-go/mirrord/internal/agent/probe"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
@@ -31,7 +32,17 @@ type stealer interface {
 	Close() error
 }
 
+// mirrorer is what a *mirror.Mirror does.
+type mirrorer interface {
+	Add(port uint16) error
+	Remove(port uint16)
+	Accept() (*mirror.Conn, error)
+	Close() error
+}
+
 func openSteal(log *slog.Logger) (stealer, error) { return steal.Open(log, steal.Options{}) }
+
+func openMirror(log *slog.Logger) (mirrorer, error) { return mirror.Open(log) }
 
 // incoming holds the subscriptions and the connections that arrive for them. It outlives
 // sessions: what was taken for a session that is gone is handed to the target.
@@ -39,7 +50,8 @@ type incoming struct {
 	log        *slog.Logger
 	openSteal  func(*slog.Logger) (stealer, error)
 	openMirror func(*slog.Logger) (mirrorer, error)
-	overflow   throttle
+	// Notices that would come in floods.
+	overflow, incomplete throttle
 
 	ctx    context.Context // ends the connections that were handed to the target
 	cancel context.CancelFunc
@@ -257,7 +269,7 @@ func (in *incoming) drop(s *session) {
 func (in *incoming) giveBack(sub *subscription) {
 	if sub.mode == wire.Mirror {
 		if in.mirror != nil {
-			in.logFailure("ending the capture of a port", in.mirror.Remove(sub.port))
+			in.mirror.Remove(sub.port)
 		}
 		return
 	}
