@@ -207,7 +207,7 @@ func (u *datagramSocket) flow(dst, child netip.AddrPort, resolve bool) (*flow, e
 		return nil, errRemoved
 	}
 	if f, ok := u.flows[dst]; ok {
-		f.child = child
+		f.from(child)
 		f.used = time.Now()
 		return f, nil
 	}

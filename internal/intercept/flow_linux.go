@@ -29,6 +29,7 @@ type flow struct {
 
 	// Guarded by the socket's mu.
 	child   netip.AddrPort // where the child's datagrams come from
+	bound   bool           // the relay is connected to that
 	used    time.Time
 	failure unix.Errno // for the next addressed send
 }
@@ -154,8 +155,9 @@ func (f *flow) takeFailure() unix.Errno {
 	return e
 }
 
-// refuseOnce gives the child's connected socket a pending ECONNREFUSED: an empty datagram
-// from it to a port that refuses, and the kernel sets it and wakes whoever waits.
+// refuseOnce gives the child's connected socket a pending ECONNREFUSED: the relay takes
+// nothing from the child for a moment, an empty datagram from the child's socket meets no
+// receiver, and the kernel sets the error and wakes whoever waits.
 func (u *datagramSocket) refuseOnce(f *flow, tid, fd int) {
 	dup, err := u.tasks.descriptor(tid, fd)
 	if err != nil {
@@ -166,17 +168,38 @@ func (u *datagramSocket) refuseOnce(f *flow, tid, fd int) {
 	if ok, err := s.inspect(u.netns); err != nil || !ok || s.cookie != u.cookie {
 		return
 	}
-	refusing := u.limbos.refuser(f.dst.Addr().Is4()).udp
-	if !refusing.IsValid() {
+	elsewhere := u.limbos.refuser(f.dst.Addr().Is4()).udp
+	if !elsewhere.IsValid() || f.takeFrom(elsewhere) != nil {
 		return
 	}
-	if err := s.connectTo(refusing); err != nil {
-		return
+	_ = unix.Sendto(s.fd, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, sockaddr(f.addr, s.domain))
+	f.mu.Lock()
+	child := f.child
+	f.bound = true
+	f.mu.Unlock()
+	if err := f.takeFrom(child); err != nil {
+		u.log.Debug("resume a datagram flow", slog.Any("destination", f.dst), slog.Any("error", err))
 	}
-	_ = unix.Send(s.fd, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	if err := s.connectTo(f.addr); err != nil {
-		u.log.Warn("reconnect a datagram socket", slog.Any("destination", f.dst), slog.Any("error", err))
+}
+
+// takeFrom connects the relay, so that it receives from one address only.
+func (f *flow) takeFrom(a netip.AddrPort) error {
+	rc, err := f.relay.SyscallConn()
+	if err != nil {
+		return err
 	}
+	if e := rc.Control(func(fd uintptr) { err = unix.Connect(int(fd), sockaddr(a, domainOf(a.Addr()))) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// from notes where the child's datagrams come from now; u.mu is held.
+func (f *flow) from(child netip.AddrPort) {
+	if f.bound && child != f.child {
+		_ = f.takeFrom(child)
+	}
+	f.child = child
 }
 
 // openDatagramSockets lists the inodes of the UDP sockets that have a port.

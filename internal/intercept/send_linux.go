@@ -32,7 +32,7 @@ func (f *flow) connect(s *socket) {
 	defer f.mu.Unlock()
 	f.connected = f.dst
 	if err == nil {
-		f.child = child
+		f.from(child)
 	}
 }
 
