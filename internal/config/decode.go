@@ -84,13 +84,9 @@ func (d *decoder) unknown(path string, m tree.Member) {
 		return
 	}
 	known := d.schema.keys[path]
-	suggestion := ""
-	if near := nearest(m.Key, known); near != "" {
-		suggestion = fmt.Sprintf("did you mean %q?", near)
-	} else if where := d.schema.elsewhere(m.Key); where != "" {
+	suggestion := didYouMean(m.Key, known)
+	if where := d.schema.elsewhere(m.Key); where != "" && nearest(m.Key, known) == "" {
 		suggestion = "it belongs at " + where
-	} else {
-		suggestion = didYouMean(m.Key, known)
 	}
 	where := path
 	if where == "" {

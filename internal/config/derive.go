@@ -69,8 +69,10 @@ func warnOverlap(c *Config, r *report, path string, entries, opposite []string) 
 		e, err := ParseDNSEntry(entry)
 		if err == nil && slices.Contains(opposite, e.Host) {
 			element := fmt.Sprintf("%s[%d]", path, i)
-			r.warning(Problem{Path: element, Origin: c.Origin(element),
-				Message: fmt.Sprintf("%q is resolved on one side, and its connections leave from the other, by feature.network.outgoing.filter", e.Host)})
+			r.warning(Problem{
+				Path: element, Origin: c.Origin(element),
+				Message: fmt.Sprintf("%q is resolved on one side, and its connections leave from the other, by feature.network.outgoing.filter", e.Host),
+			})
 		}
 	}
 }

@@ -28,9 +28,11 @@ func Finalize(c *Config, opts FinalizeOptions) (Warnings, error) {
 	v.all()
 	warnings, err := v.result()
 	if c.Profile != "" && len(warnings) > 0 {
-		warnings = append(warnings, Problem{Path: "profile", Origin: c.Origin("profile"),
+		warnings = append(warnings, Problem{
+			Path: "profile", Origin: c.Origin("profile"),
 			Message:    fmt.Sprintf("the configuration was looked at with the profile %q applied", c.Profile),
-			Suggestion: fmt.Sprintf(`see what it sets with "mirrord profile show %s"`, c.Profile)})
+			Suggestion: fmt.Sprintf(`see what it sets with "mirrord profile show %s"`, c.Profile),
+		})
 	}
 	return warnings, err
 }

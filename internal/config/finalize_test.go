@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -222,11 +223,15 @@ func TestResolvedTarget(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var file struct{ Target any }
-		if err := json.Unmarshal(resolved, &file); err != nil {
+		var file struct{ Target json.RawMessage }
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, resolved); err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := json.Marshal(file.Target); string(got) != want {
+		if err := json.Unmarshal(compact.Bytes(), &file); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(file.Target); got != want {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config/origin"
@@ -32,7 +33,7 @@ func (c *Config) Leaves() []Leaf {
 		if err != nil {
 			// Values are texts, numbers and what JSON was read from; only a number that JSON
 			// has not, such as .inf of YAML, ends here.
-			encoded, _ = json.Marshal(fmt.Sprint(value))
+			encoded = []byte(strconv.Quote(fmt.Sprint(value)))
 		}
 		list = append(list, Leaf{Path: f.Path, Value: encoded, Origin: c.Origin(f.Path)})
 	}

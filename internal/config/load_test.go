@@ -77,10 +77,14 @@ func TestPrecedence(t *testing.T) {
 		{name: "default", want: true},
 		{name: "file", file: `{"feature": {"network": {"dns": false}}}`, from: origin.Origin{Kind: origin.File, Name: "stdin", Line: 1, Column: 33}},
 		{name: "file object", file: "{\"feature\": {\"network\": {\"dns\": {\n \"enabled\": false}}}}", from: origin.Origin{Kind: origin.File, Name: "stdin", Line: 2, Column: 13}},
-		{name: "variable under a disabled section", file: `{"feature": {"network": {"dns": false}}}`, variable: "true", want: true,
-			from: origin.Origin{Kind: origin.Environment, Name: "MIRRORD_REMOTE_DNS"}},
-		{name: "variable under a disabled network", file: `{"feature": {"network": false}}`, variable: "true", want: true,
-			from: origin.Origin{Kind: origin.Environment, Name: "MIRRORD_REMOTE_DNS"}},
+		{
+			name: "variable under a disabled section", file: `{"feature": {"network": {"dns": false}}}`, variable: "true", want: true,
+			from: origin.Origin{Kind: origin.Environment, Name: "MIRRORD_REMOTE_DNS"},
+		},
+		{
+			name: "variable under a disabled network", file: `{"feature": {"network": false}}`, variable: "true", want: true,
+			from: origin.Origin{Kind: origin.Environment, Name: "MIRRORD_REMOTE_DNS"},
+		},
 		{name: "flag", file: `{"feature": {"network": {"dns": true}}}`, variable: "true", flag: "false", from: origin.Origin{Kind: origin.Flag, Name: "--no-remote-dns"}},
 		{name: "empty variable", file: `{"feature": {"network": {"dns": false}}}`, variable: "", from: origin.Origin{Kind: origin.File, Name: "stdin", Line: 1, Column: 33}},
 	}

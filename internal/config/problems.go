@@ -53,7 +53,7 @@ func (w Warnings) Strings() []string {
 
 // Problems is the error of a configuration that cannot be used: everything that is wrong
 // with it, at once.
-type Problems struct{ List []Problem }
+type Problems struct{ List []Problem } //nolint:errname // a list, of which each is what the name says
 
 // Error has one line for each problem.
 func (p *Problems) Error() string {

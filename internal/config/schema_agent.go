@@ -7,28 +7,48 @@ const agentRepository = "ghcr.io/mirrord-go/mirrord-agent"
 func agentFields() []Field {
 	agent := func(c *Config) *Agent { return &c.Agent }
 	fields := []Field{
-		{Path: "image", kind: kindText, Env: []string{"MIRRORD_AGENT_IMAGE"}, Flag: "-i, --agent-image", bind: atText(func(c *Config) *string { return &agent(c).Image }),
-			DefaultText: "`" + agentRepository + ":VERSION`", Doc: "The agent's image, or an object with registry and tag. MIRRORD_AGENT_IMAGE_REGISTRY and MIRRORD_AGENT_IMAGE_TAG fill in what the file leaves open."},
-		{Path: "image_pull_policy", kind: kindText, Enum: []string{"IfNotPresent", "Always", "Never"}, Default: "IfNotPresent", Env: []string{"MIRRORD_AGENT_IMAGE_PULL_POLICY"},
-			bind: atText(func(c *Config) *string { return &agent(c).ImagePullPolicy }), Doc: "When the image is pulled."},
+		{
+			Path: "image", kind: kindText, Env: []string{"MIRRORD_AGENT_IMAGE"}, Flag: "-i, --agent-image", bind: atText(func(c *Config) *string { return &agent(c).Image }),
+			DefaultText: "`" + agentRepository + ":VERSION`", Doc: "The agent's image, or an object with registry and tag. MIRRORD_AGENT_IMAGE_REGISTRY and MIRRORD_AGENT_IMAGE_TAG fill in what the file leaves open.",
+		},
+		{
+			Path: "image_pull_policy", kind: kindText, Enum: []string{"IfNotPresent", "Always", "Never"}, Default: "IfNotPresent", Env: []string{"MIRRORD_AGENT_IMAGE_PULL_POLICY"},
+			bind: atText(func(c *Config) *string { return &agent(c).ImagePullPolicy }), Doc: "When the image is pulled.",
+		},
 		{Path: "image_pull_secrets", kind: kindSecrets, bind: atList(func(c *Config) *[]string { return &agent(c).ImagePullSecrets }), Doc: "Secrets for pulling the image."},
-		{Path: "namespace", kind: kindText, Env: []string{"MIRRORD_AGENT_NAMESPACE"}, Flag: "-a, --agent-namespace", DefaultText: "the target's", check: checkNamespaceName,
-			bind: atText(func(c *Config) *string { return &agent(c).Namespace }), Doc: "The namespace of the agent's pod."},
-		{Path: "ephemeral", kind: kindBool, Default: false, Env: []string{"MIRRORD_EPHEMERAL_CONTAINER"}, Flag: "-e, --ephemeral-container",
-			bind: at(func(c *Config) *bool { return &agent(c).Ephemeral }), Doc: "Run the agent as an ephemeral container of the target's pod."},
-		{Path: "log_level", kind: kindText, Default: "info", Env: []string{"MIRRORD_AGENT_RUST_LOG"}, Flag: "-l, --agent-log-level", check: checkLogLevel,
-			bind: atText(func(c *Config) *string { return &agent(c).LogLevel }), Doc: "trace, debug, info, warn, error or off. Of levels for single modules, the most detailed is taken."},
-		{Path: "ttl", kind: kindUint, max: 65535, Default: uint64(1), Env: []string{"MIRRORD_AGENT_TTL"}, Flag: "--agent-ttl",
-			bind: atUint(func(c *Config) *uint16 { return &agent(c).TTL }), Doc: "How long a finished agent stays, in seconds."},
-		{Path: "communication_timeout", kind: kindUint, max: 65535, Default: uint64(30), Env: []string{"MIRRORD_AGENT_COMMUNICATION_TIMEOUT"}, check: checkNotZero,
-			bind: atUint(func(c *Config) *uint16 { return &agent(c).CommunicationTimeout }), Doc: "How long an agent waits for its client, in seconds."},
-		{Path: "startup_timeout", kind: kindUint, max: maxSeconds, Default: uint64(60), Env: []string{"MIRRORD_AGENT_STARTUP_TIMEOUT"}, Flag: "--agent-startup-timeout", check: checkNotZero,
-			bind: atUint(func(c *Config) *uint64 { return &agent(c).StartupTimeout }), Doc: "How long the client waits for an agent, in seconds."},
-		{Path: "flush_connections", kind: kindBool, Default: true, Env: []string{"MIRRORD_AGENT_STEALER_FLUSH_CONNECTIONS"},
-			bind: at(func(c *Config) *bool { return &agent(c).FlushConnections }), Doc: "End connections that are open when a port is taken, so that their clients come back to the session."},
+		{
+			Path: "namespace", kind: kindText, Env: []string{"MIRRORD_AGENT_NAMESPACE"}, Flag: "-a, --agent-namespace", DefaultText: "the target's", check: checkNamespaceName,
+			bind: atText(func(c *Config) *string { return &agent(c).Namespace }), Doc: "The namespace of the agent's pod.",
+		},
+		{
+			Path: "ephemeral", kind: kindBool, Default: false, Env: []string{"MIRRORD_EPHEMERAL_CONTAINER"}, Flag: "-e, --ephemeral-container",
+			bind: at(func(c *Config) *bool { return &agent(c).Ephemeral }), Doc: "Run the agent as an ephemeral container of the target's pod.",
+		},
+		{
+			Path: "log_level", kind: kindText, Default: "info", Env: []string{"MIRRORD_AGENT_RUST_LOG"}, Flag: "-l, --agent-log-level", check: checkLogLevel,
+			bind: atText(func(c *Config) *string { return &agent(c).LogLevel }), Doc: "trace, debug, info, warn, error or off. Of levels for single modules, the most detailed is taken.",
+		},
+		{
+			Path: "ttl", kind: kindUint, max: 65535, Default: uint64(1), Env: []string{"MIRRORD_AGENT_TTL"}, Flag: "--agent-ttl",
+			bind: atUint(func(c *Config) *uint16 { return &agent(c).TTL }), Doc: "How long a finished agent stays, in seconds.",
+		},
+		{
+			Path: "communication_timeout", kind: kindUint, max: 65535, Default: uint64(30), Env: []string{"MIRRORD_AGENT_COMMUNICATION_TIMEOUT"}, check: checkNotZero,
+			bind: atUint(func(c *Config) *uint16 { return &agent(c).CommunicationTimeout }), Doc: "How long an agent waits for its client, in seconds.",
+		},
+		{
+			Path: "startup_timeout", kind: kindUint, max: maxSeconds, Default: uint64(60), Env: []string{"MIRRORD_AGENT_STARTUP_TIMEOUT"}, Flag: "--agent-startup-timeout", check: checkNotZero,
+			bind: atUint(func(c *Config) *uint64 { return &agent(c).StartupTimeout }), Doc: "How long the client waits for an agent, in seconds.",
+		},
+		{
+			Path: "flush_connections", kind: kindBool, Default: true, Env: []string{"MIRRORD_AGENT_STEALER_FLUSH_CONNECTIONS"},
+			bind: at(func(c *Config) *bool { return &agent(c).FlushConnections }), Doc: "End connections that are open when a port is taken, so that their clients come back to the session.",
+		},
 		{Path: "privileged", kind: kindBool, Default: false, bind: at(func(c *Config) *bool { return &agent(c).Privileged }), Doc: "Run the agent's container privileged."},
-		{Path: "disabled_capabilities", kind: kindTexts, Env: []string{"MIRRORD_AGENT_DISABLED_CAPABILITIES"}, check: checkCapabilities,
-			bind: atList(func(c *Config) *[]string { return &agent(c).DisabledCapabilities }), Doc: "Linux capabilities that the agent is not given, such as NET_ADMIN."},
+		{
+			Path: "disabled_capabilities", kind: kindTexts, Env: []string{"MIRRORD_AGENT_DISABLED_CAPABILITIES"}, check: checkCapabilities,
+			bind: atList(func(c *Config) *[]string { return &agent(c).DisabledCapabilities }), Doc: "Linux capabilities that the agent is not given, such as NET_ADMIN.",
+		},
 		{Path: "labels", kind: kindTextMap, bind: atMap(func(c *Config) *map[string]string { return &agent(c).Labels }), Doc: "Labels of the agent's pod."},
 		{Path: "annotations", kind: kindTextMap, bind: atMap(func(c *Config) *map[string]string { return &agent(c).Annotations }), Doc: "Annotations of the agent's pod."},
 		{Path: "node_selector", kind: kindTextMap, bind: atMap(func(c *Config) *map[string]string { return &agent(c).NodeSelector }), Doc: "Labels of the node of a targetless agent."},

@@ -17,35 +17,55 @@ func networkFields() []Field {
 		return incoming(f)
 	}
 	fields := []Field{
-		incoming(Field{Path: "mode", kind: kindText, Enum: []string{"mirror", "steal", "off"}, Default: string(IncomingMirror),
+		incoming(Field{
+			Path: "mode", kind: kindText, Enum: []string{"mirror", "steal", "off"}, Default: string(IncomingMirror),
 			Env: []string{"MIRRORD_AGENT_TCP_STEAL_TRAFFIC"}, Flag: "--steal", parse: parseIncomingMode,
 			bind: atText(func(c *Config) *IncomingMode { return &c.Feature.Network.Incoming.Mode }),
-			Doc:  "mirror gives the local process a copy of the target's traffic, steal gives it the traffic instead of the target. The variable may also be true for steal and false for off."}),
-		incoming(Field{Path: "port_mapping", kind: kindPortPairs, check: checkPortMapping,
+			Doc:  "mirror gives the local process a copy of the target's traffic, steal gives it the traffic instead of the target. The variable may also be true for steal and false for off.",
+		}),
+		incoming(Field{
+			Path: "port_mapping", kind: kindPortPairs, check: checkPortMapping,
 			bind: atList(func(c *Config) *[][2]uint16 { return &c.Feature.Network.Incoming.PortMapping }),
-			Doc:  "Pairs [local, remote]: the process listens on the first, and gets the traffic of the target's second."}),
-		incoming(Field{Path: "ports", kind: kindPort, bind: atList(func(c *Config) *[]uint16 { return &c.Feature.Network.Incoming.Ports }),
-			Doc: "The only ports of the target whose traffic is taken. Not together with ignore_ports."}),
-		incoming(Field{Path: "ignore_ports", kind: kindPort, bind: atList(func(c *Config) *[]uint16 { return &c.Feature.Network.Incoming.IgnorePorts }),
-			Doc: "Local ports that stay local."}),
-		incoming(Field{Path: "ignore_localhost", kind: kindBool, Default: false, bind: at(func(c *Config) *bool { return &c.Feature.Network.Incoming.IgnoreLocalhost }),
-			Doc: "Leave listeners on loopback addresses local."}),
-		incoming(Field{Path: "listen_ports", kind: kindPortPairs, check: checkPortPairs, Status: Refused,
-			Note: "the process would listen on another port than the one you gave", Doc: "Pairs [requested, actual]: where a port of the process is opened on the laptop."}),
-		incoming(Field{Path: "on_concurrent_steal", kind: kindText, Enum: []string{"abort", "override", "continue"}, Default: "abort",
+			Doc:  "Pairs [local, remote]: the process listens on the first, and gets the traffic of the target's second.",
+		}),
+		incoming(Field{
+			Path: "ports", kind: kindPort, bind: atList(func(c *Config) *[]uint16 { return &c.Feature.Network.Incoming.Ports }),
+			Doc: "The only ports of the target whose traffic is taken. Not together with ignore_ports.",
+		}),
+		incoming(Field{
+			Path: "ignore_ports", kind: kindPort, bind: atList(func(c *Config) *[]uint16 { return &c.Feature.Network.Incoming.IgnorePorts }),
+			Doc: "Local ports that stay local.",
+		}),
+		incoming(Field{
+			Path: "ignore_localhost", kind: kindBool, Default: false, bind: at(func(c *Config) *bool { return &c.Feature.Network.Incoming.IgnoreLocalhost }),
+			Doc: "Leave listeners on loopback addresses local.",
+		}),
+		incoming(Field{
+			Path: "listen_ports", kind: kindPortPairs, check: checkPortPairs, Status: Refused,
+			Note: "the process would listen on another port than the one you gave", Doc: "Pairs [requested, actual]: where a port of the process is opened on the laptop.",
+		}),
+		incoming(Field{
+			Path: "on_concurrent_steal", kind: kindText, Enum: []string{"abort", "override", "continue"}, Default: "abort",
 			Env: []string{"MIRRORD_OPERATOR_ON_CONCURRENT_STEAL"}, Status: Ignored, Note: "it needs an operator; a second steal of a port is refused",
-			Doc: "What to do when another session steals the same port."}),
-		filter(Field{Path: "header_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER"}, check: checkLookaroundPattern,
-			Doc: "A regular expression for a header line, `Name: value`, in any case."}),
-		filter(Field{Path: "path_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_PATH_FILTER"}, check: checkLookaroundPattern,
-			Doc: "A regular expression for the path, or the path with the query, in any case."}),
+			Doc: "What to do when another session steals the same port.",
+		}),
+		filter(Field{
+			Path: "header_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER"}, check: checkLookaroundPattern,
+			Doc: "A regular expression for a header line, `Name: value`, in any case.",
+		}),
+		filter(Field{
+			Path: "path_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_PATH_FILTER"}, check: checkLookaroundPattern,
+			Doc: "A regular expression for the path, or the path with the query, in any case.",
+		}),
 		filter(Field{Path: "method_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_METHOD_FILTER"}, check: checkNotEmpty, Doc: "A method."}),
 		filter(Field{Path: "body_filter", kind: kindAny, check: checkBodyFilter, Doc: `{"body": "json", "query": JSONPATH, "matches": PATTERN}.`}),
 		filter(Field{Path: "header_filter_jq", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER_JQ"}, check: checkNotEmpty, Doc: "A jq program for a header line."}),
 		filter(Field{Path: "all_of", kind: kindAny, check: checkInnerFilters, Doc: "Filters that must all match."}),
 		filter(Field{Path: "any_of", kind: kindAny, check: checkInnerFilters, Doc: "Filters of which one must match."}),
-		incoming(Field{Path: "http_filter.ports", kind: kindPort, Env: []string{"MIRRORD_HTTP_FILTER_PORTS"}, Status: Ignored,
-			Note: "there is no filter that it could be for", Doc: "The ports that the filter is for; others are taken whole."}),
+		incoming(Field{
+			Path: "http_filter.ports", kind: kindPort, Env: []string{"MIRRORD_HTTP_FILTER_PORTS"}, Status: Ignored,
+			Note: "there is no filter that it could be for", Doc: "The ports that the filter is for; others are taken whole.",
+		}),
 	}
 	for _, name := range []string{"tls_delivery", "https_delivery"} {
 		tls := func(f Field) Field {
@@ -73,27 +93,47 @@ func outgoingFields() []Field {
 	const note = "connections would go elsewhere than the filter says"
 	const dnsNote = "names would be resolved elsewhere than the filter says"
 	return []Field{
-		{Path: "feature.network.outgoing.tcp", kind: kindBool, Default: true, Env: []string{"MIRRORD_TCP_OUTGOING"}, Flag: "--no-outgoing, --no-tcp-outgoing",
-			byProfile: true, bind: at(func(c *Config) *bool { return &outgoing(c).TCP }), Doc: "TCP connections of the process leave from the target."},
-		{Path: "feature.network.outgoing.udp", kind: kindBool, Default: true, Env: []string{"MIRRORD_UDP_OUTGOING"}, Flag: "--no-outgoing, --no-udp-outgoing",
-			byProfile: true, bind: at(func(c *Config) *bool { return &outgoing(c).UDP }), Doc: "UDP datagrams of the process leave from the target."},
-		{Path: "feature.network.outgoing.ignore_localhost", kind: kindBool, Default: false,
-			bind: at(func(c *Config) *bool { return &outgoing(c).IgnoreLocalhost }), Doc: "Connections to loopback addresses stay on the laptop."},
-		{Path: "feature.network.outgoing.filter.local", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
+		{
+			Path: "feature.network.outgoing.tcp", kind: kindBool, Default: true, Env: []string{"MIRRORD_TCP_OUTGOING"}, Flag: "--no-outgoing, --no-tcp-outgoing",
+			byProfile: true, bind: at(func(c *Config) *bool { return &outgoing(c).TCP }), Doc: "TCP connections of the process leave from the target.",
+		},
+		{
+			Path: "feature.network.outgoing.udp", kind: kindBool, Default: true, Env: []string{"MIRRORD_UDP_OUTGOING"}, Flag: "--no-outgoing, --no-udp-outgoing",
+			byProfile: true, bind: at(func(c *Config) *bool { return &outgoing(c).UDP }), Doc: "UDP datagrams of the process leave from the target.",
+		},
+		{
+			Path: "feature.network.outgoing.ignore_localhost", kind: kindBool, Default: false,
+			bind: at(func(c *Config) *bool { return &outgoing(c).IgnoreLocalhost }), Doc: "Connections to loopback addresses stay on the laptop.",
+		},
+		{
+			Path: "feature.network.outgoing.filter.local", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
 			byProfile: true, bind: atFilter(outgoingFilter, local),
-			Doc: "What matches stays on the laptop, the rest leaves from the target. Entries are [PROTOCOL://][HOST|IP|[IPV6]|CIDR][:PORT]."},
-		{Path: "feature.network.outgoing.filter.remote", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
-			byProfile: true, bind: atFilter(outgoingFilter, remote), Doc: "What matches leaves from the target, the rest stays on the laptop."},
-		{Path: "feature.network.outgoing.unix_streams", kind: kindTexts, Env: []string{"MIRRORD_OUTGOING_REMOTE_UNIX_STREAMS"}, check: checkPattern,
+			Doc: "What matches stays on the laptop, the rest leaves from the target. Entries are [PROTOCOL://][HOST|IP|[IPV6]|CIDR][:PORT].",
+		},
+		{
+			Path: "feature.network.outgoing.filter.remote", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
+			byProfile: true, bind: atFilter(outgoingFilter, remote), Doc: "What matches leaves from the target, the rest stays on the laptop.",
+		},
+		{
+			Path: "feature.network.outgoing.unix_streams", kind: kindTexts, Env: []string{"MIRRORD_OUTGOING_REMOTE_UNIX_STREAMS"}, check: checkPattern,
 			Status: Refused, Note: "these sockets would be the laptop's", byProfile: true,
-			bind: atList(func(c *Config) *[]string { return &outgoing(c).UnixStreams }), Doc: "Patterns of Unix sockets that are connected in the target. All stay local in this version; a profile that asks for them is accepted."},
-		{Path: "feature.network.dns.enabled", kind: kindBool, Default: true, Env: []string{"MIRRORD_REMOTE_DNS"}, Flag: "--no-remote-dns",
-			byProfile: true, bind: at(func(c *Config) *bool { return &c.Feature.Network.DNS.Enabled }), Doc: "Names are resolved as in the target."},
-		{Path: "feature.network.dns.filter.local", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
-			byProfile: true, bind: atFilter(dnsFilter, local), Doc: "What matches is resolved on the laptop, the rest in the target. Entries are as for outgoing, without a protocol."},
-		{Path: "feature.network.dns.filter.remote", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
-			byProfile: true, bind: atFilter(dnsFilter, remote), Doc: "What matches is resolved in the target, the rest on the laptop."},
-		{Path: "feature.network.ipv6", kind: kindBool, Default: true, Env: []string{"MIRRORD_ENABLE_IPV6"},
-			bind: at(func(c *Config) *bool { return &c.Feature.Network.IPv6 }), Doc: "IPv6; without it, IPv6 addresses that would go to the target are unreachable."},
+			bind: atList(func(c *Config) *[]string { return &outgoing(c).UnixStreams }), Doc: "Patterns of Unix sockets that are connected in the target. All stay local in this version; a profile that asks for them is accepted.",
+		},
+		{
+			Path: "feature.network.dns.enabled", kind: kindBool, Default: true, Env: []string{"MIRRORD_REMOTE_DNS"}, Flag: "--no-remote-dns",
+			byProfile: true, bind: at(func(c *Config) *bool { return &c.Feature.Network.DNS.Enabled }), Doc: "Names are resolved as in the target.",
+		},
+		{
+			Path: "feature.network.dns.filter.local", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
+			byProfile: true, bind: atFilter(dnsFilter, local), Doc: "What matches is resolved on the laptop, the rest in the target. Entries are as for outgoing, without a protocol.",
+		},
+		{
+			Path: "feature.network.dns.filter.remote", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
+			byProfile: true, bind: atFilter(dnsFilter, remote), Doc: "What matches is resolved in the target, the rest on the laptop.",
+		},
+		{
+			Path: "feature.network.ipv6", kind: kindBool, Default: true, Env: []string{"MIRRORD_ENABLE_IPV6"},
+			bind: at(func(c *Config) *bool { return &c.Feature.Network.IPv6 }), Doc: "IPv6; without it, IPv6 addresses that would go to the target are unreachable.",
+		},
 	}
 }

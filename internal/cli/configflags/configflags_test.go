@@ -30,15 +30,18 @@ func TestOverrides(t *testing.T) {
 	}{
 		{nil, nil},
 		{[]string{"-t", "pod/a", "-n", "ns"}, []config.Override{
-			{Field: "target.path", Value: "pod/a", Flag: "--target"}, {Field: "target.namespace", Value: "ns", Flag: "--target-namespace"}}},
+			{Field: "target.path", Value: "pod/a", Flag: "--target"}, {Field: "target.namespace", Value: "ns", Flag: "--target-namespace"},
+		}},
 		{[]string{"--steal"}, []config.Override{{Field: "feature.network.incoming.mode", Value: "steal", Flag: "--steal"}}},
 		{[]string{"--steal=false"}, nil},
 		{[]string{"--no-outgoing"}, []config.Override{
-			{Field: "feature.network.outgoing.tcp", Value: "false", Flag: "--no-outgoing"}, {Field: "feature.network.outgoing.udp", Value: "false", Flag: "--no-outgoing"}}},
+			{Field: "feature.network.outgoing.tcp", Value: "false", Flag: "--no-outgoing"}, {Field: "feature.network.outgoing.udp", Value: "false", Flag: "--no-outgoing"},
+		}},
 		{[]string{"-c"}, []config.Override{{Field: "accept_invalid_certificates", Value: "true", Flag: "--accept-invalid-certificates"}}},
 		{[]string{"-c=false"}, []config.Override{{Field: "accept_invalid_certificates", Value: "false", Flag: "--accept-invalid-certificates"}}},
 		{[]string{"--no-telemetry", "-e"}, []config.Override{
-			{Field: "agent.ephemeral", Value: "true", Flag: "--ephemeral-container"}, {Field: "telemetry", Value: "false", Flag: "--no-telemetry"}}},
+			{Field: "agent.ephemeral", Value: "true", Flag: "--ephemeral-container"}, {Field: "telemetry", Value: "false", Flag: "--no-telemetry"},
+		}},
 	}
 	for _, test := range tests {
 		if diff := cmp.Diff(test.want, parse(t, test.args...).Overrides()); diff != "" {
@@ -116,8 +119,10 @@ func TestFlagsReachTheConfiguration(t *testing.T) {
 			Env:     config.Env{Enabled: true, Include: []string{"A", "B*"}, EnvFile: "e.env"},
 			FS:      config.FS{Mode: config.FSLocal}, Hostname: true,
 		},
-		Agent: config.Agent{Namespace: "agents", Image: "img:1", ImagePullPolicy: "IfNotPresent", TTL: 7, Ephemeral: true,
-			CommunicationTimeout: 30, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug"},
+		Agent: config.Agent{
+			Namespace: "agents", Image: "img:1", ImagePullPolicy: "IfNotPresent", TTL: 7, Ephemeral: true,
+			CommunicationTimeout: 30, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug",
+		},
 	}
 	ignore := cmp.FilterPath(func(p cmp.Path) bool { return slices.Contains([]string{"origins", "extra"}, p.Last().String()[1:]) }, cmp.Ignore())
 	if diff := cmp.Diff(want, *c, ignore); diff != "" {

@@ -45,7 +45,6 @@ func split(source []byte) ([]piece, error) {
 			off += len(text) - len(trimmed)
 			text = trimmed
 		}
-		trimNext = false
 		if open == len(source) {
 			return appendText(pieces, off, text), nil
 		}

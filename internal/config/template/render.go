@@ -240,7 +240,7 @@ func (r *renderer) variable(e variable) (any, error) {
 			return value, nil
 		}
 	}
-	return undefined{e.off, e.name}, nil
+	return undefined(e), nil
 }
 
 func (r *renderer) index(e index) (any, error) {

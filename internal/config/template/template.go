@@ -21,8 +21,10 @@ import (
 const (
 	// MaxOutput is the largest text that a template with marks may produce, in bytes.
 	MaxOutput = 4 << 20
-	// maxFuel bounds the work: each step costs one, and one more for each byte it produces.
-	maxFuel = 16 << 20
+	// baseFuel and sourceFuel, for each byte of the source, bound the work: a step costs one,
+	// and one more for each byte that it produces.
+	baseFuel   = 4 << 20
+	sourceFuel = 4
 	// maxDepth bounds the nesting of expressions and blocks.
 	maxDepth = 100
 )
@@ -108,7 +110,7 @@ func Render(ctx context.Context, source []byte, opts Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &renderer{done: ctx.Err, opts: opts, source: source, fuel: maxFuel, out: &Result{}}
+	r := &renderer{done: ctx.Err, opts: opts, source: source, fuel: baseFuel + sourceFuel*len(source), out: &Result{}}
 	if err := r.nodes(nodes); err != nil {
 		return nil, err
 	}
