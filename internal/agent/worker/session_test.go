@@ -339,7 +339,6 @@ func frame(json string) []byte { return append([]byte{0, 0, 0, byte(len(json))},
 func TestProcess(t *testing.T) {
 	cmd := exec.Command("sleep", "300")
 	cmd.Env = []string{"SHOP=open", "NAME=värde <&>"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
