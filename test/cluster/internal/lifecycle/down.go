@@ -25,7 +25,7 @@ func Down(ctx context.Context, l layout.Layout) (bool, error) {
 	}
 	defer release()
 	_, err = os.Stat(l.State())
-	return err == nil, errors.Join(clear(ctx, l), os.RemoveAll(LastLogs(l)))
+	return err == nil, errors.Join(clear(ctx, l), removeLastLogs(l))
 }
 
 // Clean removes the built binaries of all versions. No cluster of this cache folder may run.

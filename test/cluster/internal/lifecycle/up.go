@@ -66,7 +66,7 @@ func Up(ctx context.Context, l layout.Layout, out *progress.Printer) (layout.Rec
 	}
 	record, err = start(ctx, l, programs, version, out)
 	if err == nil {
-		return record, os.RemoveAll(LastLogs(l))
+		return record, removeLastLogs(l)
 	}
 	err = errors.Join(err, tails(l.Log()))
 	// The context may have ended, but what was begun has to be cleared all the same.
@@ -265,7 +265,8 @@ func waitReady(ctx context.Context, l layout.Layout, record layout.Record, out *
 	}{
 		{"waiting for the API server", api.Ready},
 		{"installing the cluster's DNS", func(ctx context.Context) error {
-			return kubectl(ctx, record, l, "apply", "-f", filepath.Join(l.Config(), "system.yaml"))
+			_, err := kubectl(ctx, record, l, "apply", "-f", filepath.Join(l.Config(), "system.yaml"))
+			return err
 		}},
 		{"waiting for the node", func(ctx context.Context) error { return api.NodeReady(ctx, layout.NodeName) }},
 		{"waiting for the cluster's DNS", func(ctx context.Context) error { return api.DeploymentReady(ctx, "kube-system", "coredns") }},
@@ -274,7 +275,9 @@ func waitReady(ctx context.Context, l layout.Layout, record layout.Record, out *
 		}},
 	} {
 		if err := out.Step(stage.what, func() error { return waitStage(ctx, record, stage.check) }); err != nil {
-			return fmt.Errorf("%s: %w", stage.what, err)
+			// What the pods say helps where they are the reason. Without an API server this fails too, and says nothing new.
+			pods, _ := kubectl(context.WithoutCancel(ctx), record, l, "--namespace=kube-system", "logs", "deployment/coredns", "--tail=20", "--request-timeout=10s")
+			return fmt.Errorf("%s: %w\n%s", stage.what, err, pods)
 		}
 	}
 	return nil
@@ -293,18 +296,25 @@ func waitStage(ctx context.Context, record layout.Record, check func(context.Con
 	})
 }
 
-// kubectl runs kubectl as the administrator.
-func kubectl(ctx context.Context, record layout.Record, l layout.Layout, args ...string) error {
+// kubectl runs kubectl as the administrator and returns its output.
+func kubectl(ctx context.Context, record layout.Record, l layout.Layout, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, record.Kubectl, args...)
 	cmd.Env = []string{"KUBECONFIG=" + filepath.Join(l.PKI(), "admin.kubeconfig"), "HOME=" + l.State()}
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("kubectl %s: %w: %s", args[0], err, b)
+	b, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("kubectl %s: %w: %s", args[0], err, b)
 	}
-	return nil
+	return b, nil
 }
 
 // LastLogs is the folder of the log files of a start that failed. It is there until the next start succeeds, or Down.
 func LastLogs(l layout.Layout) string { return filepath.Join(l.Cache, "failed", l.Name) }
+
+func removeLastLogs(l layout.Layout) error {
+	err := os.RemoveAll(LastLogs(l))
+	os.Remove(filepath.Dir(LastLogs(l))) // succeeds when these were the last ones
+	return err
+}
 
 func keepLogs(l layout.Layout) error {
 	to := LastLogs(l)

@@ -66,6 +66,7 @@ func (s Spec) controllerManager() daemon {
 		"--allocate-node-cidrs=true", "--cluster-cidr=" + s.ranges(s.Ranges.Pods(), s.Ranges.Pods6()),
 		"--node-cidr-mask-size-ipv4=" + strconv.Itoa(s.Ranges.Pods().Bits()),
 		"--service-cluster-ip-range=" + s.ranges(s.Ranges.Services(), s.Ranges.Services6()),
+		"--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins", // its default is on the machine
 		"--node-monitor-grace-period=40s", "--profiling=false", "--v=1",
 	}
 	if s.Ranges.IPv6 {
