@@ -59,7 +59,7 @@ func newDown() *cobra.Command {
 				return err
 			}
 			out := progress.New(cmd.ErrOrStderr())
-			was, err := lifecycle.Down(cmd.Context(), l)
+			was, err := lifecycle.Down(cmd.Context(), l, out)
 			if err != nil {
 				return err
 			}
@@ -181,12 +181,12 @@ func newLoadImage() *cobra.Command {
 func newClean() *cobra.Command {
 	return &cobra.Command{
 		Use: "clean", Short: "Remove the built binaries; the next start builds them again", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := layout.Find()
 			if err != nil {
 				return err
 			}
-			return lifecycle.Clean(l)
+			return lifecycle.Clean(l, progress.New(cmd.ErrOrStderr()))
 		},
 	}
 }

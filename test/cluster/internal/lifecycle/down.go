@@ -12,14 +12,15 @@ import (
 
 	"github.com/mirrord-go/mirrord/test/cluster/internal/layout"
 	"github.com/mirrord-go/mirrord/test/cluster/internal/machine"
+	"github.com/mirrord-go/mirrord/test/cluster/internal/progress"
 )
 
 // Down ends the cluster and removes everything of it except the built binaries. It reports whether there was anything.
-func Down(ctx context.Context, l layout.Layout) (bool, error) {
+func Down(ctx context.Context, l layout.Layout, out *progress.Printer) (bool, error) {
 	if err := machine.Check(); err != nil {
 		return false, err
 	}
-	release, err := lock(l)
+	release, err := lock(l, out)
 	if err != nil {
 		return false, err
 	}
@@ -29,8 +30,8 @@ func Down(ctx context.Context, l layout.Layout) (bool, error) {
 }
 
 // Clean removes the built binaries of all versions. No cluster of this cache folder may run.
-func Clean(l layout.Layout) error {
-	release, err := lock(l)
+func Clean(l layout.Layout, out *progress.Printer) error {
+	release, err := lock(l, out)
 	if err != nil {
 		return err
 	}

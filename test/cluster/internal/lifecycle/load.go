@@ -39,7 +39,7 @@ func LoadImage(ctx context.Context, state, tag string, img v1.Image) (loaded boo
 		return false, fmt.Errorf("image %s: %w", tag, err)
 	}
 	images := filepath.Join(state, "images")
-	release, err := machine.Lock(images)
+	release, err := machine.Lock(images, nil)
 	if err != nil {
 		return false, err
 	}

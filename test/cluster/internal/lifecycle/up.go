@@ -35,7 +35,7 @@ func Up(ctx context.Context, l layout.Layout, out *progress.Printer) (layout.Rec
 	if err := machine.Check(); err != nil {
 		return layout.Record{}, err
 	}
-	release, err := lock(l)
+	release, err := lock(l, out)
 	if err != nil {
 		return layout.Record{}, err
 	}
@@ -95,11 +95,11 @@ func Status(ctx context.Context, l layout.Layout) (layout.Record, bool, error) {
 }
 
 // lock makes the commands of all clusters with the same cache folder take turns.
-func lock(l layout.Layout) (release func(), err error) {
+func lock(l layout.Layout, out *progress.Printer) (release func(), err error) {
 	if err := os.MkdirAll(l.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("cache folder: %w", err)
 	}
-	return machine.Lock(l.Cache)
+	return machine.Lock(l.Cache, func() { out.Printf("waiting for another cluster command to finish…") })
 }
 
 // fingerprint tells clusters of different programs or configuration apart.

@@ -88,34 +88,6 @@ func usedPrefixes() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// LockSlots keeps other cluster commands on this machine from choosing a slot until release is called. It waits.
-func LockSlots() (release func(), err error) {
-	for _, dir := range []string{"/run", os.TempDir()} { // folders that everyone here shares; locking one leaves nothing behind
-		if release, err = Lock(dir); err == nil {
-			return release, nil
-		}
-	}
-	return nil, err
-}
-
-// Lock takes the folder's lock, and waits while another process has it. The lock ends with the process.
-func Lock(dir string) (release func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return func() { f.Close() }, nil
-}
-
 // Connect joins the network namespace of the process pid to this machine: a pair of links with addresses on both ends,
 // routes to pods and services on the machine, and routes that keep every other address of the cluster's ranges here.
 // The node gets no default route: nothing in the cluster can reach further than this machine.
