@@ -50,7 +50,6 @@ func (c *control) serve(st tunnel.Stream) error {
 		return err
 	}
 	_ = st.SetReadDeadline(time.Time{})
-	close(c.s.greeted)
 	c.s.streams.Go(c.sendNotices)
 	for {
 		m, err := wire.ReadControl(st)
@@ -89,6 +88,8 @@ func (c *control) hello() error {
 		return errors.New(reason)
 	}
 	c.s.log.Info("a client is here", "client", m.Hello.Client, "session", m.Hello.SessionID)
+	// From here on the client understands a goodbye, also instead of the welcome.
+	close(c.s.greeted)
 	return c.send(wire.Control{Welcome: w.welcome()}, writeTimeout)
 }
 

@@ -39,7 +39,7 @@ type session struct {
 	ended   chan struct{} // closed when nothing of the session is left
 
 	control *control
-	greeted chan struct{} // closed after the welcome
+	greeted chan struct{} // closed when client and agent understand each other
 }
 
 func (w *worker) start(ctx context.Context, tun tunnel.Session) *session {
