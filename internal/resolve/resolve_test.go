@@ -99,8 +99,11 @@ func TestWarningsTellHowToSeeTheProfile(t *testing.T) {
 		want  string
 	}{
 		{newStore(profile.Ref{Name: "base"}), load, "kubectl get mirrordclusterprofile base -o yaml"},
-		{newStore(profile.Ref{Namespace: "team", Name: "base"}),
-			flags("target.path", "pod/shop", "profile", "team/base", "agent.ephemeral", "true", "agent.namespace", "x"), "kubectl get mirrordprofile base -n team -o yaml"},
+		{
+			newStore(profile.Ref{Namespace: "team", Name: "base"}),
+			flags("target.path", "pod/shop", "profile", "team/base", "agent.ephemeral", "true", "agent.namespace", "x"),
+			"kubectl get mirrordprofile base -n team -o yaml",
+		},
 	} {
 		r, err := Run(t.Context(), Options{Config: test.load, Store: test.store.open})
 		if err != nil {

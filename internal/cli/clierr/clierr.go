@@ -90,12 +90,14 @@ func Report(w io.Writer, err error) int {
 	if errors.Is(err, context.Canceled) {
 		return Interrupted // by the user, who knows
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintln(w, "error:", line)
+	var text strings.Builder
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		text.WriteString("error: " + line + "\n")
 	}
 	if hint := Hint(err); hint != "" {
-		fmt.Fprintln(w, hint)
+		text.WriteString(hint + "\n")
 	}
+	_, _ = io.WriteString(w, text.String()) // there is nobody to tell when that fails
 	if _, ok := errors.AsType[*UsageError](err); ok {
 		return Usage
 	}

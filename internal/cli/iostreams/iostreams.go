@@ -4,6 +4,7 @@ package iostreams
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 
@@ -37,6 +38,11 @@ func Test() (s *Streams, in, out, err *bytes.Buffer) {
 
 // SetTerminal says for a test whether Out and Err are terminals.
 func (s *Streams) SetTerminal(out, err bool) { s.outTerminal, s.errTerminal = out, err }
+
+// Notef writes a line to Err. There is nobody to tell when that fails.
+func (s *Streams) Notef(format string, args ...any) {
+	_, _ = fmt.Fprintf(s.Err, format+"\n", args...)
+}
 
 // IsOutTerminal reports whether a person reads Out on a terminal.
 func (s *Streams) IsOutTerminal() bool { return s.outTerminal }

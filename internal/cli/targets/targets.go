@@ -109,9 +109,9 @@ func run(ctx context.Context, opts *Options) (err error) {
 	}
 	if err != nil {
 		// What can be listed is worth more than nothing.
-		fmt.Fprintln(opts.Factory.Streams.Err, "warning: some targets are missing:", strings.ReplaceAll(err.Error(), "\n", "; "))
+		opts.Factory.Streams.Notef("warning: some targets are missing: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 		if hint := clierr.Hint(err); hint != "" {
-			fmt.Fprintln(opts.Factory.Streams.Err, hint)
+			opts.Factory.Streams.Notef("%s", hint)
 		}
 	}
 	return opts.print(paths, namespace)

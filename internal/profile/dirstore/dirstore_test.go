@@ -216,8 +216,8 @@ f.yaml:1: no valid YAML: a "---" between documents must stand alone on its line
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	if len(invalid.Unwrap()) != len(strings.Split(got, "\n")) {
-		t.Errorf("%d problems are unwrapped", len(invalid.Unwrap()))
+	if len(invalid.Problems) != len(strings.Split(got, "\n")) {
+		t.Errorf("%d problems", len(invalid.Problems))
 	}
 }
 

@@ -41,7 +41,8 @@ type Problem struct {
 	Message string
 }
 
-func (p Problem) Error() string {
+// String is one line: "profiles/base.yaml:7: MESSAGE".
+func (p Problem) String() string {
 	if p.Line == 0 {
 		return p.File + ": " + p.Message
 	}
@@ -58,18 +59,9 @@ type InvalidError struct {
 func (e *InvalidError) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
-		lines[i] = p.Error()
+		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
-}
-
-// Unwrap returns the problems.
-func (e *InvalidError) Unwrap() []error {
-	errs := make([]error, len(e.Problems))
-	for i, p := range e.Problems {
-		errs[i] = p
-	}
-	return errs
 }
 
 // Hint says that a cluster would refuse the manifests too.

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -89,7 +88,7 @@ func run(ctx context.Context, opts *Options) error {
 		return printJSON(opts.Factory.Streams.Out, resolved)
 	}
 	for _, warning := range resolved.Warnings {
-		fmt.Fprintln(opts.Factory.Streams.Err, "warning:", warning)
+		opts.Factory.Streams.Notef("warning: %s", warning)
 	}
 	return printText(opts.Factory.Streams.Out, resolved)
 }
@@ -117,20 +116,20 @@ func printJSON(w io.Writer, resolved *resolve.Resolved) error {
 func printText(w io.Writer, resolved *resolve.Resolved) error {
 	var text bytes.Buffer
 	fmt.Fprintln(&text, resolved.Report.Summary())
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	var steps, values command.Table
 	for _, step := range resolved.Report.Steps {
 		number, change := fmt.Sprint(step.Number), string(step.Change)
 		for _, effect := range step.Effects {
-			fmt.Fprintf(table, "  %s\t%s\t%s\t%s\n", number, change, effect.Path, effectText(effect))
+			steps.Row("  "+number, change, effect.Path, effectText(effect))
 			number, change = "", ""
 		}
 	}
-	fmt.Fprintln(table)
-	if err := table.Flush(); err != nil {
+	if err := steps.Print(&text); err != nil {
 		return err
 	}
+	fmt.Fprintln(&text)
 
-	fmt.Fprintln(table, "FIELD\tVALUE\tFROM")
+	values.Row("FIELD", "VALUE", "FROM")
 	for _, leaf := range resolved.Config.Leaves() {
 		value := string(leaf.Value)
 		if value == "null" {
@@ -139,9 +138,9 @@ func printText(w io.Writer, resolved *resolve.Resolved) error {
 			}
 			value = "-"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", leaf.Path, value, leaf.Origin)
+		values.Row(leaf.Path, value, leaf.Origin.String())
 	}
-	if err := table.Flush(); err != nil {
+	if err := values.Print(&text); err != nil {
 		return err
 	}
 	_, err := w.Write(text.Bytes())

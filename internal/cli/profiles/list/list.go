@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -88,8 +87,8 @@ func run(ctx context.Context, opts *Options) (err error) {
 		return nil
 	}
 	if len(profiles) == 0 {
-		_, err := fmt.Fprintln(opts.Factory.Streams.Err, "There are no profiles"+within(namespace)+".")
-		return err
+		opts.Factory.Streams.Notef("There are no profiles%s.", within(namespace))
+		return nil
 	}
 	return printTable(out, profiles)
 }
@@ -126,8 +125,8 @@ func printJSON(w io.Writer, profiles []profile.Profile) error {
 }
 
 func printTable(w io.Writer, profiles []profile.Profile) error {
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "PROFILE\tSERVES\tCHANGES")
+	var table command.Table
+	table.Row("PROFILE", "SERVES", "CHANGES")
 	for _, p := range profiles {
 		serves := "all targets"
 		if p.Ref.Namespace != "" {
@@ -140,7 +139,7 @@ func printTable(w io.Writer, profiles []profile.Profile) error {
 		if p.Check() != nil {
 			changes += " (needs a newer mirrord)"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", p.Ref, serves, changes)
+		table.Row(p.Ref.String(), serves, changes)
 	}
-	return table.Flush()
+	return table.Print(w)
 }

@@ -24,10 +24,10 @@ func TestTable(t *testing.T) {
 	if err := printTable(&out, profiles); err != nil {
 		t.Fatal(err)
 	}
-	want := `PROFILE     SERVES           CHANGES
-empty       all targets      none
-newer       all targets      dns-off, incoming-teleport (needs a newer mirrord)
-team/base   namespace team   incoming-steal
+	want := `PROFILE    SERVES          CHANGES
+empty      all targets     none
+newer      all targets     dns-off, incoming-teleport (needs a newer mirrord)
+team/base  namespace team  incoming-steal
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -143,18 +142,18 @@ func (d description) print(w io.Writer) error {
 	if len(d.Adjustments) == 0 {
 		fmt.Fprintln(&text, "It has no adjustments: it changes nothing.")
 	}
-	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	var table command.Table
 	for i, s := range d.Adjustments {
 		number, change := fmt.Sprint(i+1), s.Change
 		if len(s.Sets) == 0 {
-			fmt.Fprintf(table, "%s\t%s\n", number, change)
+			table.Row(number, change)
 		}
 		for _, v := range s.Sets {
-			fmt.Fprintf(table, "%s\t%s\t%s\n", number, change, v)
+			table.Row(number, change, v.String())
 			number, change = "", ""
 		}
 	}
-	if err := table.Flush(); err != nil {
+	if err := table.Print(&text); err != nil {
 		return err
 	}
 	_, err := w.Write(text.Bytes())
