@@ -205,7 +205,7 @@ func (d *dial) settleLimbo() {
 		return
 	}
 	// The child may learn of it, and ask for the peer, before complete returns.
-	d.outgoing.settle(d.attempt, 0)
+	d.outgoing.answers(d.attempt)
 	near, err := d.limbo.complete(d.ctx, d.child)
 	if err != nil {
 		// Closed, disconnected or timed out meanwhile.
@@ -213,6 +213,7 @@ func (d *dial) settleLimbo() {
 		d.forget()
 		return
 	}
+	d.outgoing.settle(d.attempt, 0)
 	d.carry(near)
 }
 
@@ -306,6 +307,7 @@ func (d *dial) place(nonblocking bool) {
 		d.fail(sysErrno(err))
 		return
 	}
+	d.outgoing.answers(d.attempt)
 	d.outgoing.settle(d.attempt, 0)
 	if nonblocking {
 		d.fail(unix.EINPROGRESS)
@@ -396,6 +398,8 @@ func (c *call) connectAgain(s *socket, a *attempt) {
 		c.tellKernels(s, a)
 	case a.isSettled():
 		c.tellOutcome(s, a)
+	case s.nonblocking() && c.outgoing.waits(a):
+		c.tellKernels(s, a)
 	case s.nonblocking():
 		s.close()
 		c.fail(unix.EALREADY)

@@ -325,6 +325,7 @@ func (r *run) exit() (int, string) {
 		<-done
 		r.t.Fatalf("the program did not end; its output:\n%s", out)
 	}
+	r.t.Logf("ended: %v", state)
 	return state.ExitCode(), r.settledOutput()
 }
 

@@ -24,6 +24,7 @@ type attempt struct {
 	// The rest is guarded by outgoing.mu; failure is final once settled.
 	failure   unix.Errno // 0: connected
 	inLimbo   bool       // the kernel knows of the connection
+	answered  bool       // the far side is there: the child may find itself connected
 	failing   bool       // the kernel's socket is being made to fail, or has failed
 	told      bool       // SO_ERROR has handed the failure out
 	settledAt time.Time
@@ -131,15 +132,22 @@ func (o *outgoing) waits(a *attempt) bool {
 	return a.inLimbo && !a.failing && !a.isSettled()
 }
 
-// connected is where the socket is connected to, if it is.
+// connected is where the socket is connected to, or is about to be.
 func (o *outgoing) connected(cookie uint64) (netip.AddrPort, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	a, ok := o.bySocket[cookie]
-	if !ok || !a.isSettled() || a.failure != 0 {
+	if !ok || !a.answered {
 		return netip.AddrPort{}, false
 	}
 	return a.dst, true
+}
+
+// answers notes that the far side is there.
+func (o *outgoing) answers(a *attempt) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	a.answered = true
 }
 
 func (a *attempt) isSettled() bool {

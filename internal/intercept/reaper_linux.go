@@ -4,7 +4,6 @@ package intercept
 
 import (
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -46,17 +45,14 @@ func (p *process) sweep() {
 	}
 }
 
-// reap collects the orphans that have ended. Children that others started in this process
-// are theirs to wait for: those run under fewer filters than the tree.
+// reap collects the orphans that have ended. What others started on the first thread is
+// theirs to wait for: it runs under fewer filters than the tree.
 func (p *process) reap() {
 	own, err := readStatus(os.Getpid())
 	if err != nil {
 		return
 	}
 	for _, pid := range children() {
-		if p.child != nil && pid == p.child.Pid {
-			continue
-		}
 		s, err := readStatus(pid)
 		if err == nil && s.zombie && s.filterCount > own.filterCount {
 			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
@@ -64,19 +60,19 @@ func (p *process) reap() {
 	}
 }
 
-// children lists the children of this process; none on kernels without CONFIG_PROC_CHILDREN.
+// children lists the children of the first thread. Orphans become its children, while the
+// program itself is the child of the thread that started it. None are listed on kernels
+// without CONFIG_PROC_CHILDREN.
 func children() []int {
-	files, _ := filepath.Glob("/proc/self/task/*/children")
+	pid := strconv.Itoa(os.Getpid())
+	b, err := os.ReadFile("/proc/self/task/" + pid + "/children")
+	if err != nil {
+		return nil
+	}
 	var out []int
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		for _, field := range strings.Fields(string(b)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				out = append(out, pid)
-			}
+	for _, field := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			out = append(out, pid)
 		}
 	}
 	return out
