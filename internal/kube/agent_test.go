@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"github.com/mirrord-go/mirrord/internal/config"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
@@ -206,56 +209,101 @@ func TestStartAgentCancelled(t *testing.T) {
 	}
 }
 
-// An API server that knows no WebSocket is asked the old way, and refusals keep their kind.
-func TestDial(t *testing.T) {
-	forward := func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost {
-			status(http.StatusBadRequest, "BadRequest", "you must POST")(w, r)
-			return
-		}
-		streams := make(chan httpstream.Stream, 2)
-		w.Header().Set("X-Stream-Protocol-Version", "portforward.k8s.io")
-		conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
-			streams <- s
-			return nil
-		})
-		if conn == nil {
-			return
-		}
-		for range 2 {
-			if s := <-streams; s.Headers().Get("streamType") == "data" {
-				_, _ = io.Copy(s, s)
-				_ = s.Close()
-			}
-		}
-		<-conn.CloseChan()
-	}
-	s := newServer(t, map[string]http.HandlerFunc{
-		"GET /api/v1/namespaces/shop/pods/p/portforward":       forward,
-		"POST /api/v1/namespaces/shop/pods/p/portforward":      forward,
-		"GET /api/v1/namespaces/shop/pods/locked/portforward":  status(http.StatusForbidden, "Forbidden", "no"),
-		"POST /api/v1/namespaces/shop/pods/locked/portforward": status(http.StatusForbidden, "Forbidden", "no"),
+// echoPort is a port-forward to a pod that sends everything back.
+func echoPort(w http.ResponseWriter, r *http.Request) {
+	streams := make(chan httpstream.Stream, 2)
+	w.Header().Set("X-Stream-Protocol-Version", "portforward.k8s.io")
+	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(s httpstream.Stream, _ <-chan struct{}) error {
+		streams <- s
+		return nil
 	})
-	c := connect(t, s.URL)
-	conn, err := (&Agent{c: c, namespace: "shop", pod: "p", port: 1}).Dial(t.Context())
+	if conn == nil {
+		return
+	}
+	for range 2 {
+		if s := <-streams; s.Headers().Get("streamType") == "data" {
+			_, _ = io.Copy(s, s)
+			_ = s.Close()
+		}
+	}
+	<-conn.CloseChan()
+}
+
+// Servers differ in which upgrades they know, and what they refuse keeps its kind.
+func TestDial(t *testing.T) {
+	refuse := status(http.StatusBadRequest, "BadRequest", "no such upgrade")
+	forbid := status(http.StatusForbidden, "Forbidden", "no")
+	const path = " /api/v1/namespaces/shop/pods/"
+	// As in an API server: WebSocket is unwrapped and passed on to the node as SPDY.
+	node := newServer(t, map[string]http.HandlerFunc{"POST /": echoPort})
+	location, err := url.Parse(node.URL + "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Write([]byte("hello")); err != nil {
-		t.Fatal(err)
+	tunnel := proxy.NewTunnelingHandler(utilproxy.NewUpgradeAwareHandler(location, nil, false, true, failer{t})).ServeHTTP
+	for _, test := range []struct {
+		name           string
+		spdy, ws       http.HandlerFunc
+		wantSPDYCalled int
+	}{
+		{"SPDY", echoPort, refuse, 2},
+		{"WebSocket", refuse, tunnel, 1},
+		{"WebSocket, for the other verb is forbidden", forbid, tunnel, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			called := 0
+			s := newServer(t, map[string]http.HandlerFunc{
+				"POST" + path + "p/portforward": func(w http.ResponseWriter, r *http.Request) {
+					called++
+					test.spdy(w, r)
+				},
+				"GET" + path + "p/portforward": test.ws,
+			})
+			a := &Agent{c: connect(t, s.URL), namespace: "shop", pod: "p", port: 1}
+			for range 2 {
+				echo(t, a)
+			}
+			if called != test.wantSPDYCalled {
+				t.Errorf("SPDY was tried %d times, want %d", called, test.wantSPDYCalled)
+			}
+		})
 	}
-	got := make([]byte, 5)
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
-		t.Errorf("read %q, %v", got, err)
-	}
-	if err := conn.Close(); err != nil {
-		t.Error(err)
-	}
+
+	s := newServer(t, map[string]http.HandlerFunc{
+		"GET" + path + "locked/portforward":  forbid,
+		"POST" + path + "locked/portforward": forbid,
+	})
+	c := connect(t, s.URL)
 	_, err = (&Agent{c: c, namespace: "shop", pod: "gone", port: 1}).Dial(t.Context())
 	if !errors.Is(err, ErrAgentGone) {
 		t.Errorf("dialling a pod that is gone: %v", err)
 	}
 	_, err = (&Agent{c: c, namespace: "shop", pod: "locked", port: 1}).Dial(t.Context())
 	says(t, err, "create pods/portforward in namespace shop")
+}
+
+// failer fails a test when a proxy fails.
+type failer struct{ t *testing.T }
+
+func (f failer) Error(_ http.ResponseWriter, _ *http.Request, err error) { f.t.Error(err) }
+
+// echo dials the agent and checks that the connection outlives the dialling's context.
+func echo(t *testing.T, a *Agent) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	conn, err := a.Dial(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	want := strings.Repeat("hello", 100_000)
+	go func() { _, _ = io.WriteString(conn, want) }()
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+		t.Errorf("read %d bytes, %v; equal: %v", len(got), err, string(got) == want)
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -53,6 +54,7 @@ type Cluster struct {
 	user      credentials
 	context   string
 	namespace string
+	webSocket atomic.Bool // port-forwards go through WebSocket, for SPDY does not work
 }
 
 // dialTimeout bounds how long a connection to the API server may take to come about.

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/kube/portforward"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -37,20 +40,49 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 		Rule{Verb: "create", Resource: "pods/portforward", Namespace: a.namespace})
 }
 
-// forward opens a port-forward over WebSocket, and over a bare SPDY upgrade when the
-// server, or a proxy before it, does not take the former.
+// upgradeTimeout bounds how long a server may think about an upgrade.
+const upgradeTimeout = 15 * time.Second
+
+// forward opens a port-forward over a bare SPDY upgrade, and inside WebSocket when the
+// server, or a proxy before it, does not take the former. SPDY comes first because it is
+// faster: docs/design/port-forward.md has the measurement. What worked is tried first the
+// next time.
 func (c *Cluster) forward(ctx context.Context, addr portforward.Addr) (*portforward.Conn, error) {
 	target := c.core().Post().Namespace(addr.Namespace).Resource(pods.name).Name(addr.Pod).
 		SubResource("portforward").URL()
-	rwc, err := c.upgradeWebSocket(ctx, target)
-	if err != nil && ctx.Err() == nil {
-		c.log.DebugContext(ctx, "no port-forward over WebSocket, trying SPDY", "error", err)
-		rwc, err = c.upgradeSPDY(ctx, target)
+	ways := []func(context.Context, *url.URL) (io.ReadWriteCloser, error){c.upgradeSPDY, c.upgradeWebSocket}
+	if c.webSocket.Load() {
+		slices.Reverse(ways)
 	}
-	if err != nil {
-		return nil, err
+	var first error
+	for i, upgrade := range ways {
+		rwc, err := within(ctx, upgradeTimeout, target, upgrade)
+		if err == nil {
+			if i > 0 {
+				c.webSocket.Store(!c.webSocket.Load())
+			}
+			return portforward.New(rwc, addr)
+		}
+		c.log.DebugContext(ctx, "port-forward refused", "way", i, "error", err)
+		first = cmp.Or(first, err)
+		if ctx.Err() != nil || final(err) {
+			break
+		}
 	}
-	return portforward.New(rwc, addr)
+	return nil, first
+}
+
+func within(ctx context.Context, d time.Duration, target *url.URL, upgrade func(context.Context, *url.URL) (io.ReadWriteCloser, error)) (io.ReadWriteCloser, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return upgrade(ctx, target)
+}
+
+// final says that another way to ask would be answered alike. A refusal may not be: the
+// two ways are different verbs to RBAC before Kubernetes 1.35.
+func final(err error) bool {
+	var op *net.OpError
+	return apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err) || errors.As(err, &op) && op.Op == "dial"
 }
 
 // spdyInWebSocket is the WebSocket subprotocol of KEP-4006.
@@ -72,7 +104,7 @@ func (c *Cluster) upgradeWebSocket(ctx context.Context, target *url.URL) (io.Rea
 	return clientportforward.NewTunnelingConnection("mirrord", conn), nil
 }
 
-// upgradeSPDY asks as older clients did: a POST whose connection becomes SPDY.
+// upgradeSPDY is a POST whose connection becomes SPDY.
 func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
 	config := rest.CopyConfig(c.config)
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -34,27 +33,37 @@ func unreadiness(pod *corev1.Pod) string {
 	if pod.DeletionTimestamp != nil {
 		return "is being deleted"
 	}
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-		if why := troubled(s); why != "" {
-			return fmt.Sprintf("%s: container %s %s", strings.ToLower(string(pod.Status.Phase)), s.Name, why)
+	phase := strings.ToLower(string(pod.Status.Phase))
+	for _, s := range pod.Status.InitContainerStatuses {
+		if t := s.State.Terminated; t == nil || t.ExitCode != 0 {
+			if why := troubled(s); why != "" {
+				return fmt.Sprintf("is %s: init container %s %s", phase, s.Name, why)
+			}
+		}
+	}
+	for _, s := range pod.Status.ContainerStatuses {
+		if why := troubled(s); why != "" && pod.Status.Phase != corev1.PodSucceeded {
+			return fmt.Sprintf("is %s: container %s %s", phase, s.Name, why)
 		}
 	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-			return "pending: " + cmp.Or(c.Message, c.Reason)
+			return "is pending: " + cmp.Or(c.Message, c.Reason)
 		}
 	}
-	switch phase := pod.Status.Phase; phase {
+	switch pod.Status.Phase {
 	case corev1.PodRunning:
-		return "runs, but its readiness probe does not succeed"
+		return "runs, but is not ready"
 	case corev1.PodFailed:
-		return strings.TrimRight("failed: "+cmp.Or(pod.Status.Message, pod.Status.Reason), ": ")
+		return strings.TrimRight("has failed: "+cmp.Or(pod.Status.Message, pod.Status.Reason), ": ")
+	case corev1.PodSucceeded:
+		return "has ended successfully"
 	default:
-		return strings.ToLower(string(phase))
+		return "is " + phase
 	}
 }
 
-// troubled says why a container does not run as it should; empty when it does.
+// troubled says why a container does not serve; empty when it does, or may soon.
 func troubled(s corev1.ContainerStatus) string {
 	switch {
 	case s.State.Waiting != nil:
@@ -63,8 +72,10 @@ func troubled(s corev1.ContainerStatus) string {
 			return "waits: " + cmp.Or(w.Reason, "no reason given")
 		}
 		return fmt.Sprintf("waits: %s: %s", w.Reason, w.Message)
-	case s.State.Terminated != nil && s.State.Terminated.ExitCode != 0:
+	case s.State.Terminated != nil:
 		return fmt.Sprintf("ended with code %d (%s)", s.State.Terminated.ExitCode, s.State.Terminated.Reason)
+	case s.State.Running != nil && !s.Ready:
+		return "runs, but its readiness or startup probe does not succeed"
 	}
 	return ""
 }
@@ -128,7 +139,7 @@ func nativeSidecar(c corev1.Container) bool {
 
 // containerID is the id that the node's container runtime knows the container by.
 func containerID(pod *corev1.Pod, name string) (string, error) {
-	why := "the node has not reported it yet"
+	why := "has not been reported by the node yet"
 	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses) {
 		if s.Name != name {
 			continue
@@ -138,14 +149,11 @@ func containerID(pod *corev1.Pod, name string) (string, error) {
 			return id, nil
 		}
 		why = cmp.Or(troubled(s), why)
-		if s.State.Terminated != nil {
-			why = fmt.Sprintf("it ended with code %d (%s)", s.State.Terminated.ExitCode, s.State.Terminated.Reason)
-		}
 	}
 	return "", &Error{
 		Reason: ReasonContainer,
 		Doing:  fmt.Sprintf("attaching to container %q of pod %s", name, pod.Name),
-		Why:    "it does not run: " + why,
+		Why:    "it " + why,
 		Next:   fmt.Sprintf("\"kubectl describe pod %s -n %s\" tells more. Another container is chosen with \"pod/%s/container/NAME\".", pod.Name, pod.Namespace, pod.Name),
 	}
 }
@@ -220,16 +228,4 @@ func appendAddr(to []netip.Addr, s string) []netip.Addr {
 		return append(to, a)
 	}
 	return to
-}
-
-// pathOf spells a target path as users write it.
-func pathOf(p config.TargetPath) string {
-	if p.Kind == config.Targetless {
-		return "targetless"
-	}
-	s := string(p.Kind) + "/" + p.Name
-	if p.Container != "" {
-		s += "/container/" + p.Container
-	}
-	return s
 }

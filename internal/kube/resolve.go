@@ -85,7 +85,7 @@ func (c *Cluster) ResolveTarget(ctx context.Context, path config.TargetPath, nam
 func needsOperator(path config.TargetPath) error {
 	return &Error{
 		Reason: ReasonUnsupported,
-		Doing:  "choosing the target " + cmp.Or(pathOf(path), "targetless"),
+		Doing:  "choosing the target " + path.String(),
 		Why:    fmt.Sprintf("targets of kind %q need the operator, which is not available yet", path.Kind),
 		Next:   "Name a pod, deployment, statefulset, daemonset, replicaset or job. \"mirrord ls\" lists them.",
 	}
@@ -98,8 +98,8 @@ func (c *Cluster) namedPod(ctx context.Context, path config.TargetPath, namespac
 	}
 	if !ready(pod) {
 		return nil, &Error{
-			Reason: ReasonNotReady, Doing: "attaching to " + pathOf(path),
-			Why:  fmt.Sprintf("it is not ready: it %s", unreadiness(pod)),
+			Reason: ReasonNotReady, Doing: "attaching to " + path.String(),
+			Why:  "it " + unreadiness(pod),
 			Next: fmt.Sprintf("\"kubectl describe pod %s -n %s\" tells more.", pod.Name, namespace),
 		}
 	}
@@ -114,7 +114,7 @@ func (c *Cluster) podOf(ctx context.Context, path config.TargetPath, namespace s
 	}
 	w := kind.of(obj)[0]
 	selector := metav1.FormatLabelSelector(w.selector)
-	doing := fmt.Sprintf("looking for the pods of %s", pathOf(path))
+	doing := fmt.Sprintf("looking for the pods of %s", path.String())
 	owners := map[types.UID]int{w.meta.UID: 0}
 	if path.Kind == config.Deployment {
 		var list appsv1.ReplicaSetList
@@ -186,7 +186,7 @@ const maxReasons = 5
 func noReadyPod(unfit []*corev1.Pod, path config.TargetPath, namespace string) error {
 	e := &Error{
 		Reason: ReasonNotReady,
-		Doing:  "attaching to " + pathOf(path),
+		Doing:  "attaching to " + path.String(),
 		Why:    "it has no pods",
 		Next:   fmt.Sprintf("Does it have replicas? \"kubectl describe %s %s -n %s\" tells more.", path.Kind, path.Name, namespace),
 	}
@@ -209,7 +209,7 @@ func noReadyPod(unfit []*corev1.Pod, path config.TargetPath, namespace string) e
 
 // notThere explains why a named object could not be read, and which name may be meant.
 func (c *Cluster) notThere(ctx context.Context, err error, path config.TargetPath, namespace string, r resource) error {
-	doing := "looking for " + pathOf(path)
+	doing := "looking for " + path.String()
 	if !apierrors.IsNotFound(err) {
 		return c.explain(err, doing, r.rule("get", namespace))
 	}

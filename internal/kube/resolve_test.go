@@ -129,7 +129,7 @@ func TestResolveDeployment(t *testing.T) {
 		{name: "none at all", says: []string{"deployment/shop", "no pods", "replicas"}},
 		{name: "none ready", pods: []corev1.Pod{
 			readyPod("a", ownedBy("rs-2", 0), crashing), readyPod("b", ownedBy("rs-2", 0), unready), readyPod("c", ownedBy("rs-2", 0), deleting),
-		}, says: []string{"none of its pods is ready", "pod a", "CrashLoopBackOff: back-off", "pod b runs, but its readiness", "pod c is being deleted"}},
+		}, says: []string{"none of its pods is ready", "pod a", "CrashLoopBackOff: back-off", "pod b is running: container app runs, but its readiness", "pod c is being deleted"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			byLabel := func(h http.HandlerFunc) http.HandlerFunc {
@@ -201,7 +201,7 @@ func TestResolveRefusals(t *testing.T) {
 		{"not ready", config.TargetPath{Kind: config.Pod, Name: "crashing"}, ReasonNotReady, []string{"pod/crashing", "CrashLoopBackOff", "kubectl describe"}},
 		{"no such container", config.TargetPath{Kind: config.Pod, Name: "shop-1", Container: "ap"}, ReasonContainer, []string{`no container "ap"`, `Did you mean "app"?`, "app, worker, sidecar"}},
 		{"init container", config.TargetPath{Kind: config.Pod, Name: "shop-1", Container: "migrate"}, ReasonContainer, []string{"is an init container"}},
-		{"ended container", config.TargetPath{Kind: config.Pod, Name: "shop-1", Container: "worker"}, ReasonContainer, []string{"does not run: it ended with code 3"}},
+		{"ended container", config.TargetPath{Kind: config.Pod, Name: "shop-1", Container: "worker"}, ReasonContainer, []string{"it ended with code 3"}},
 		{"forbidden", config.TargetPath{Kind: config.DaemonSet, Name: "mail"}, "", []string{"does not let you get daemonsets.apps in namespace shop", `resources: ["daemonsets"]`, "kind: Role"}},
 		{"server error", config.TargetPath{Kind: config.StatefulSet, Name: "db"}, ReasonOther, []string{"etcd is on fire"}},
 		{"service", config.TargetPath{Kind: config.Service, Name: "x"}, ReasonUnsupported, []string{"service/x", "operator"}},
@@ -269,7 +269,7 @@ func TestListTargets(t *testing.T) {
 	spell := func(paths []config.TargetPath) []string {
 		var all []string
 		for _, p := range paths {
-			all = append(all, pathOf(p))
+			all = append(all, p.String())
 		}
 		return all
 	}
