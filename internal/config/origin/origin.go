@@ -2,7 +2,10 @@
 // who wonders about a value can be shown the line, variable, flag or profile that set it.
 package origin
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Kind is a source of values. Later kinds win over earlier ones.
 type Kind int
@@ -54,13 +57,25 @@ func (o Origin) String() string {
 	return "default"
 }
 
+// kinds are the spellings of the kinds.
+var kinds = [...]string{"default", "file", "environment", "flag", "profile", "derived"}
+
 // MarshalText spells the kind in lower case.
 func (k Kind) MarshalText() ([]byte, error) {
-	names := [...]string{"default", "file", "environment", "flag", "profile", "derived"}
-	if k < 0 || int(k) >= len(names) {
+	if k < 0 || int(k) >= len(kinds) {
 		return nil, fmt.Errorf("unknown origin %d", k)
 	}
-	return []byte(names[k]), nil
+	return []byte(kinds[k]), nil
+}
+
+// UnmarshalText reads what MarshalText wrote, for programs that read a session's summary.
+func (k *Kind) UnmarshalText(text []byte) error {
+	i := slices.Index(kinds[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("unknown origin %q", text)
+	}
+	*k = Kind(i)
+	return nil
 }
 
 // Map holds the origins of a configuration's leaves by their dotted path in the file, such

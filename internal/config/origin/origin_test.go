@@ -27,6 +27,13 @@ func TestOrigin(t *testing.T) {
 		if err != nil || json.Unmarshal(encoded, &kind) != nil || kind.Kind != test.kind {
 			t.Errorf("%s: %v, want %s", encoded, err, test.kind)
 		}
+		var decoded Origin
+		if err := json.Unmarshal(encoded, &decoded); err != nil || decoded != test.origin {
+			t.Errorf("%s was read as %+v, %v", encoded, decoded, err)
+		}
+	}
+	if err := new(Kind).UnmarshalText([]byte("guess")); err == nil {
+		t.Error("there is no such kind")
 	}
 	if _, err := Kind(99).MarshalText(); err == nil {
 		t.Error("there is no such kind")
