@@ -176,16 +176,6 @@ func (p *Process) OpenFile(name string) (*os.File, error) {
 	return openIn(root, name)
 }
 
-// OpenOwn is like [Process.OpenFile] for the calling process.
-func OpenOwn(name string) (*os.File, error) {
-	root, err := openPath("/")
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	return openIn(root, name)
-}
-
 // Namespace opens one of the process's namespaces ("net", "uts") for setns(2).
 func (p *Process) Namespace(kind string) (*os.File, error) {
 	f, err := p.openat("ns/"+kind, unix.O_RDONLY)

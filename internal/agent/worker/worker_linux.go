@@ -76,7 +76,7 @@ func Run(ctx context.Context, log *slog.Logger, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("asking for the target's host name: %w", err)
 	}
-	files := target.OpenOwn
+	files := os.Open
 	if cfg.Process != nil {
 		files = cfg.Process.OpenFile
 	}
