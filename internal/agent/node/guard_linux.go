@@ -36,7 +36,7 @@ func guard(ctx context.Context, log *slog.Logger, o options, stdout, stderr *os.
 		return exitFailure, err
 	}
 	if process != nil {
-		defer process.Close()
+		defer func() { _ = process.Close() }()
 		log.Info("the target is found", "pid", process.PID())
 	}
 	listener, unlink, err := listen(o.listen)
@@ -90,7 +90,7 @@ func listen(address string) (*os.File, func(), error) {
 			return nil, nil, fmt.Errorf("listening for the client: %w", err)
 		}
 		l.SetUnlinkOnClose(false)
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		f, err := l.File()
 		return f, func() { _ = os.Remove(path) }, err
 	}

@@ -28,7 +28,7 @@ func work(ctx context.Context, log *slog.Logger, o options, stdout, _ *os.File) 
 		return exitFailure, err
 	}
 	if process != nil {
-		defer process.Close()
+		defer func() { _ = process.Close() }()
 	}
 	id, err := tunnel.NewIdentity()
 	if err != nil {

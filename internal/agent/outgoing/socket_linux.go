@@ -114,7 +114,7 @@ func (s *socket) receive(deliver func([]byte, netip.AddrPort) error, reports fun
 			return true
 		})
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // closed, which is how it ends
 		}
 		err = reports(rs)
 		switch {

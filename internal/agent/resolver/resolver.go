@@ -36,7 +36,7 @@ type Resolver struct {
 	cache  cache
 	rotate atomic.Uint32
 
-	ctx     context.Context // ends with Close
+	ctx     context.Context //nolint:containedctx // of the flights; ends with Close
 	cancel  context.CancelFunc
 	slots   chan struct{}
 	mu      sync.Mutex

@@ -45,7 +45,7 @@ func (c *control) serve(st tunnel.Stream) error {
 		return fmt.Errorf("%w: a second control stream", wire.ErrMalformed)
 	}
 	c.st = st
-	defer c.s.tun.Close()
+	defer func() { _ = c.s.tun.Close() }()
 	if err := c.hello(); err != nil {
 		return err
 	}

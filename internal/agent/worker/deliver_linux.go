@@ -162,7 +162,7 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 
 // mirrored sends the client a copy of what a peer sends to the target.
 func (in *incoming) mirrored(s *session, c *mirror.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	st, err := s.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()})
 	if err != nil {
 		in.log.Debug("a mirrored connection is not wanted", "err", err)

@@ -53,7 +53,7 @@ type incoming struct {
 	// Notices that would come in floods.
 	overflow, incomplete throttle
 
-	ctx    context.Context // ends the connections that were handed to the target
+	ctx    context.Context //nolint:containedctx // of the connections that were handed to the target
 	cancel context.CancelFunc
 	loops  sync.WaitGroup // accept connections
 

@@ -32,7 +32,7 @@ type session struct {
 	log *slog.Logger
 	tun tunnel.Session
 
-	ctx     context.Context // ends with the tunnel
+	ctx     context.Context //nolint:containedctx // of the session's streams; ends with the tunnel
 	cancel  context.CancelFunc
 	slots   chan struct{}
 	streams sync.WaitGroup
