@@ -78,7 +78,6 @@ type starter struct {
 	container string
 	said      phase
 	last      string // the last obstacle that may pass
-	warnings  *collectedWarnings
 }
 
 func (s *starter) tell(p phase) {

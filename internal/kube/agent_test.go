@@ -270,6 +270,7 @@ func TestDial(t *testing.T) {
 	}
 
 	s := newServer(t, map[string]http.HandlerFunc{
+		"GET" + path + "locked":              object(readyPod("locked")),
 		"GET" + path + "locked/portforward":  forbid,
 		"POST" + path + "locked/portforward": forbid,
 	})

@@ -21,20 +21,25 @@ import (
 	"k8s.io/client-go/transport/websocket"
 )
 
-// ErrAgentGone is what [Agent.Dial] returns, wrapped, when the agent's pod does not exist
-// any more: dialling again can't help.
-var ErrAgentGone = errors.New("the agent's pod is gone")
+// ErrAgentGone is what [Agent.Dial] returns, wrapped, when the agent's container does not
+// run any more: dialling again can't help.
+var ErrAgentGone = errors.New("the agent is gone")
 
 // Dial connects to the agent through the API server. The connection carries bytes only:
 // it is up to the caller to prove the agent's key on it. Dial returns as soon as the API
-// server has agreed; that nothing listens in the pod shows at the first read.
+// server has agreed; that nothing listens in the pod shows at the first read, and then
+// [Agent.Fate] may know why.
 func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	conn, err := a.c.forward(ctx, portforward.Addr{Namespace: a.namespace, Pod: a.pod, Port: a.port})
 	if err == nil {
 		return conn, nil
 	}
-	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("connecting to the agent: %w: %w", ErrAgentGone, err)
+	// The API server is right about a pod that does not exist; the node answers with
+	// errors of its own kind.
+	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+		if fate := a.Fate(ctx); fate != nil {
+			return nil, fmt.Errorf("connecting to the agent: %w: %w", ErrAgentGone, fate)
+		}
 	}
 	return nil, a.c.explain(err, "connecting to the agent in pod "+a.pod,
 		Rule{Verb: "create", Resource: "pods/portforward", Namespace: a.namespace})

@@ -3,12 +3,14 @@ package kube
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Rule is one right: a verb on a resource.
@@ -132,6 +134,19 @@ func (c *Cluster) check(ctx context.Context, doing string, rules []Rule) error {
 		return nil
 	}
 	return &MissingRulesError{Doing: doing, Rules: missing}
+}
+
+// explainAll is [Cluster.explain] for a step of something that needs several rights: when
+// one is missing, all that are missing are reported. The first of the rules is that of the
+// call which failed, if the cluster can't tell.
+func (c *Cluster) explainAll(ctx context.Context, err error, doing string, rules []Rule) error {
+	if apierrors.IsForbidden(err) {
+		if missing, ok := errors.AsType[*MissingRulesError](c.check(ctx, doing, rules)); ok {
+			missing.Err = err
+			return missing
+		}
+	}
+	return c.explain(err, doing, rules[0])
 }
 
 // allowed asks the API server whether the user has a right.

@@ -82,6 +82,18 @@ func (c *Cluster) ResolveTarget(ctx context.Context, path config.TargetPath, nam
 	return t, nil
 }
 
+// targetRules are the rights to find a target of a kind.
+func targetRules(k config.TargetKind, namespace string) []Rule {
+	if k == config.Pod {
+		return []Rule{pods.rule("get", namespace)}
+	}
+	rules := []Rule{workloadKinds[k].resource.rule("get", namespace), pods.rule("list", namespace)}
+	if k == config.Deployment {
+		rules = append(rules, replicaSets.rule("list", namespace))
+	}
+	return rules
+}
+
 func needsOperator(path config.TargetPath) error {
 	return &Error{
 		Reason: ReasonUnsupported,
@@ -119,13 +131,13 @@ func (c *Cluster) podOf(ctx context.Context, path config.TargetPath, namespace s
 	if path.Kind == config.Deployment {
 		var list appsv1.ReplicaSetList
 		if err := c.list(ctx, replicaSets, namespace, metav1.ListOptions{LabelSelector: selector}, &list); err != nil {
-			return nil, "", c.explain(err, doing, replicaSets.rule("list", namespace))
+			return nil, "", c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
 		}
 		owners = revisions(list.Items, w.meta.UID)
 	}
 	var list corev1.PodList
 	if err := c.list(ctx, pods, namespace, metav1.ListOptions{LabelSelector: selector}, &list); err != nil {
-		return nil, "", c.explain(err, doing, pods.rule("list", namespace))
+		return nil, "", c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
 	}
 	return choosePod(list.Items, owners, path, namespace)
 }
@@ -211,7 +223,7 @@ func noReadyPod(unfit []*corev1.Pod, path config.TargetPath, namespace string) e
 func (c *Cluster) notThere(ctx context.Context, err error, path config.TargetPath, namespace string, r resource) error {
 	doing := "looking for " + path.String()
 	if !apierrors.IsNotFound(err) {
-		return c.explain(err, doing, r.rule("get", namespace))
+		return c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
 	}
 	e := &Error{
 		Reason: ReasonNotFound, Doing: doing, Err: err,
@@ -243,9 +255,11 @@ func (c *Cluster) names(ctx context.Context, r resource, namespace string) ([]st
 	if err := json.Unmarshal(body, &list); err != nil {
 		return nil, err
 	}
-	names := make([]string, len(list.Items))
-	for i := range list.Items {
-		names[i] = list.Items[i].Name
+	var names []string
+	for _, item := range list.Items {
+		if !isAgent(item.ObjectMeta) {
+			names = append(names, item.Name)
+		}
 	}
 	return names, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -156,34 +155,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// warnings receives the warnings that the server adds to its answers. They go to the log,
-// and to the call that asked for them.
+// warnings receives the warnings that the server adds to its answers, which client-go
+// would print.
 type warnings struct{ log *slog.Logger }
 
 func (w warnings) HandleWarningHeaderWithContext(ctx context.Context, _ int, _, text string) {
 	w.log.DebugContext(ctx, "the API server warns", "text", text)
-	if c, ok := ctx.Value(warningsKey{}).(*collectedWarnings); ok {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.texts = append(c.texts, text)
-	}
-}
-
-type warningsKey struct{}
-
-// collectedWarnings are the warnings about the requests of one context.
-type collectedWarnings struct {
-	mu    sync.Mutex
-	texts []string
-}
-
-func (c *collectedWarnings) all() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.texts
-}
-
-func collectWarnings(ctx context.Context) (context.Context, *collectedWarnings) {
-	c := &collectedWarnings{}
-	return context.WithValue(ctx, warningsKey{}, c), c
 }

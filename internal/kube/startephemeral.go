@@ -61,7 +61,7 @@ func (s *starter) ephemeralRefusal(ctx context.Context, err error, doing string)
 		}
 	}
 	rule := Rule{Verb: "patch", Resource: "pods/" + ephemeralContainers, Namespace: t.Namespace}
-	return s.c.refusal(ctx, err, doing, t.Namespace, rule)
+	return s.refusal(ctx, err, doing, rule)
 }
 
 func (s *starter) awaitEphemeral(ctx context.Context) (*corev1.Pod, error) {

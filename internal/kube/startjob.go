@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -76,7 +75,6 @@ func (s *starter) createJob(ctx context.Context, deadline bool) error {
 	if err != nil {
 		return err
 	}
-	ctx, s.warnings = collectWarnings(ctx)
 	s.job = name
 	var made batchv1.Job
 	err = s.c.create(ctx, jobs, s.namespace, job, &made)
@@ -84,37 +82,51 @@ func (s *starter) createJob(ctx context.Context, deadline bool) error {
 		s.job = "" // the server said no: there is nothing to remove
 	}
 	if err != nil {
-		return s.c.refusal(ctx, err, "creating the agent's job in namespace "+s.namespace, s.namespace, jobs.rule("create", s.namespace))
+		return s.refusal(ctx, err, "creating the agent's job in namespace "+s.namespace, jobs.rule("create", s.namespace))
 	}
 	s.tell(phaseCreated)
 	return nil
 }
 
 // refusal explains why the API server did not take an agent.
-func (c *Cluster) refusal(ctx context.Context, err error, doing, namespace string, rule Rule) error {
+func (s *starter) refusal(ctx context.Context, err error, doing string, rule Rule) error {
 	status := apierrors.APIStatus(nil)
 	switch {
 	case apierrors.IsForbidden(err):
-		return c.refused(ctx, err, doing, admissionAdvice(namespace), rule)
+		return s.c.refused(ctx, err, doing, s.advice(), rule)
 	case apierrors.IsNotFound(err):
 		return &Error{
 			Reason: ReasonNotFound, Doing: doing, Why: bare(err), Err: err,
-			Next: fmt.Sprintf("Does namespace %q exist? See the fields \"agent.namespace\" and \"target.namespace\".", namespace),
+			Next: fmt.Sprintf("Does namespace %q exist? See the fields \"agent.namespace\" and \"target.namespace\".", s.namespace),
 		}
 	case apierrors.IsUnauthorized(err), transient(err), !errors.As(err, &status):
-		return c.explain(err, doing, rule)
+		return s.c.explain(err, doing, rule)
 	}
 	// Webhooks refuse with whatever code they like.
-	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: admissionAdvice(namespace), Err: err}
+	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: s.advice(), Err: err}
 }
 
-func admissionAdvice(namespace string) string {
-	return fmt.Sprintf(`You have the right, but a policy or a quota of the cluster refused the object. The agent needs hostPID and the
+// advice is what to do when admission has refused the agent.
+func (s *starter) advice() string {
+	const refused = "You have the right, but a policy or a quota of the cluster refused the object. "
+	except := fmt.Sprintf("have the policy except pods labelled %s in namespace %s", AgentSelector, s.namespace)
+	const elsewhere = `set "agent.namespace" to a namespace for agents, with the label that allows what they need:
+  kubectl label namespace NAME pod-security.kubernetes.io/enforce=privileged`
+	switch {
+	case s.spec.Target == nil:
+		return refused + "A targetless agent fits the Pod Security level \"restricted\", so it\nis another policy: " + except + `,
+or see the fields "agent.resources", "agent.labels" and "agent.annotations".`
+	case s.spec.Config.Ephemeral:
+		return refused + `The agent runs as root in the pod and needs the
 capabilities that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
-- set "agent.namespace" to a namespace for agents, whose label allows that:
-  kubectl label namespace NAME pod-security.kubernetes.io/enforce=privileged
-- if it is another policy, have it except pods labelled %s in namespace %s
-- set "agent.ephemeral": true, to run the agent inside the target's pod, without hostPID and SYS_ADMIN`, AgentSelector, namespace)
+- leave out "agent.ephemeral", and ` + elsewhere + `
+- if it is another policy, have it except ephemeral containers called ` + agentName + `-*`
+	}
+	return refused + `The agent needs hostPID and the
+capabilities that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
+- ` + elsewhere + `
+- if it is another policy than Pod Security, ` + except + `
+- if it is about hostPID, SYS_ADMIN or new pods only, set "agent.ephemeral": true`
 }
 
 // awaitJobPod waits until the container of the Job's pod runs or has ended.
@@ -189,13 +201,9 @@ func (s *starter) neverCreated(ctx context.Context) error {
 			return nil //nolint:nilerr // events are a hint that users need no right to see
 		}
 		if len(list.Items) > 0 {
-			why := list.Items[0].Message
-			if w := s.warnings.all(); len(w) > 0 {
-				why += " (" + strings.Join(w, "; ") + ")"
-			}
 			return &Error{
 				Reason: ReasonRefused, Doing: "creating the agent's pod in namespace " + s.namespace,
-				Why: why, Next: admissionAdvice(s.namespace),
+				Why: list.Items[0].Message, Next: s.advice(),
 			}
 		}
 	}
