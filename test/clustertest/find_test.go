@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,10 +39,10 @@ func TestFindWithoutCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("KUBECONFIG", foreign)
-	if _, err := find(t.Context(), false); err != errNoCluster {
+	if _, err := find(t.Context(), false); !errors.Is(err, errNoCluster) {
 		t.Errorf("with somebody's kubeconfig: %v, want %v", err, errNoCluster)
 	}
-	if _, err := find(t.Context(), true); err == nil || err == errNoCluster {
+	if _, err := find(t.Context(), true); err == nil || errors.Is(err, errNoCluster) {
 		t.Errorf("with somebody's kubeconfig, required: %v, want its error", err)
 	}
 }

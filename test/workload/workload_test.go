@@ -173,7 +173,7 @@ func TestHoldGoesOnAfterFailures(t *testing.T) {
 		return &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = report(w, Echo{Name: name}) })}
 	}
 	first, second := answer("first"), answer("second")
-	go first.Serve(l) //nolint:errcheck // closed below
+	go first.Serve(l) // closed below
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	done := make(chan error, 1)
@@ -201,10 +201,10 @@ func TestHoldGoesOnAfterFailures(t *testing.T) {
 	if l, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}
-	go second.Serve(l) //nolint:errcheck // closed below
+	go second.Serve(l) // closed below
 	until("the second server", func(a Answer) bool { return a.Echo != nil && a.Echo.Name == "second" })
 	cancel()
-	go io.Copy(io.Discard, r) //nolint:errcheck // until hold ends
+	go io.Copy(io.Discard, r) // until hold ends
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
@@ -261,7 +261,7 @@ func TestLookup(t *testing.T) {
 	})
 	started := make(chan struct{})
 	srv := &dns.Server{PacketConn: pc, Handler: handler, NotifyStartedFunc: func() { close(started) }}
-	go srv.ActivateAndServe() //nolint:errcheck // ended below
+	go srv.ActivateAndServe() // ended below
 	<-started
 	defer srv.Shutdown()
 	got := output[Lookup](t, lookup, "-type", "TXT", "-server", pc.LocalAddr().String(), "text.example")[0]

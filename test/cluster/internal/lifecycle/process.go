@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,11 +42,11 @@ func readStat(pid int) (state string, started uint64, err error) {
 	return fields[0], started, err
 }
 
-// tails returns the end of every log file as an error, for the message of a start that failed.
-func tails(dir string) error {
+// tails returns the end of every log file in dir, for the message of a start that failed.
+func tails(dir string) string {
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	if err != nil {
-		return err
+		return err.Error()
 	}
 	var b strings.Builder
 	for _, path := range logs {
@@ -57,10 +56,7 @@ func tails(dir string) error {
 		}
 		fmt.Fprintf(&b, "--- end of %s\n%s\n", filepath.Base(path), text)
 	}
-	if b.Len() == 0 {
-		return nil
-	}
-	return errors.New(b.String())
+	return b.String()
 }
 
 // tail returns the last lines of the file, at most limit bytes.

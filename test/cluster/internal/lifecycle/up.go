@@ -30,7 +30,7 @@ const startLimit = 10 * time.Minute
 
 // Up makes sure that the cluster runs and is ready, and returns its record. It builds and installs what is missing. A
 // cluster that runs is left as it is; what an interrupted Up or a crash left behind is cleared first. When Up fails, or
-// ctx ends, nothing runs, and the log files are in LastLogs.
+// ctx ends, nothing runs; after a failure the log files are in LastLogs.
 func Up(ctx context.Context, l layout.Layout, out *progress.Printer) (layout.Record, error) {
 	if err := machine.Check(); err != nil {
 		return layout.Record{}, err
@@ -68,10 +68,13 @@ func Up(ctx context.Context, l layout.Layout, out *progress.Printer) (layout.Rec
 	if err == nil {
 		return record, removeLastLogs(l)
 	}
-	err = errors.Join(err, tails(l.Log()))
 	// The context may have ended, but what was begun has to be cleared all the same.
 	clearing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	if ctx.Err() != nil { // whoever ended it does not ask why
+		return layout.Record{}, errors.Join(context.Cause(ctx), clear(clearing, l))
+	}
+	err = fmt.Errorf("%w\nthe log files are kept in %s; their ends:\n%s", err, LastLogs(l), tails(l.Log()))
 	return layout.Record{}, errors.Join(err, keepLogs(l), clear(clearing, l))
 }
 
@@ -186,7 +189,7 @@ func startNode(l layout.Layout, programs build.Programs, version string) (layout
 	}
 	record.PID = cmd.Process.Pid
 	// Collects the process if it ends while this command runs.
-	go cmd.Wait() //nolint:errcheck // whoever waits for the node asks alive, and its log says why it ended
+	go cmd.Wait() // whoever waits for the node asks alive, and its log says why it ended
 	if record.Started, err = startTime(record.PID); err != nil {
 		return layout.Record{}, err
 	}

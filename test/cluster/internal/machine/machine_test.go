@@ -50,7 +50,7 @@ func sleeper(t *testing.T) int {
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
-		cmd.Wait() //nolint:errcheck // killed
+		cmd.Wait() // killed
 	})
 	return cmd.Process.Pid
 }
