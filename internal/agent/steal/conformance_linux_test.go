@@ -17,14 +17,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mirrord-go/mirrord/internal/agent/podtest"
 )
 
 // backends is what every test of conformance runs on.
 var backends = []Backend{SKLookup, NFTables}
 
-func each(t *testing.T, body func(t *testing.T, l *lab, b Backend)) {
+func each(t *testing.T, body func(t *testing.T, l *podtest.Pod, b Backend)) {
 	t.Helper()
-	inPod(t, 0, func(t *testing.T, l *lab) {
+	podtest.Run(t, 0, func(t *testing.T, l *podtest.Pod) {
 		for _, b := range backends {
 			t.Run(string(b), func(t *testing.T) { body(t, l, b) })
 		}
@@ -32,13 +34,13 @@ func each(t *testing.T, body func(t *testing.T, l *lab, b Backend)) {
 }
 
 func TestStealAndRelease(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
 		app(t, "tcp", fmt.Sprintf("[::]:%d", otherPort))
 		s := open(t, b)
 		serve(t, acceptor{s}, "agent")
-		c := l.httpClient(t, false)
-		dsts := []netip.Addr{podIP4, podIP6, loop4, loop6}
+		c := httpClient(t, l, false)
+		dsts := []netip.Addr{l.Pod.V4, l.Pod.V6, loop4, loop6}
 		for _, ip := range dsts {
 			wantFrom(t, c, netip.AddrPortFrom(ip, podPort), "app")
 		}
@@ -52,7 +54,7 @@ func TestStealAndRelease(t *testing.T) {
 			t.Run(ip.String(), func(t *testing.T) {
 				dst := netip.AddrPortFrom(ip, podPort)
 				f := strings.Fields(wantFrom(t, c, dst, "agent"))
-				want := map[netip.Addr]netip.Addr{podIP4: clientIP4, podIP6: clientIP6, loop4: loop4, loop6: loop6}[ip]
+				want := map[netip.Addr]netip.Addr{l.Pod.V4: l.Client.V4, l.Pod.V6: l.Client.V6, loop4: loop4, loop6: loop6}[ip]
 				if got := netip.MustParseAddrPort(f[1]).Addr(); got != want {
 					t.Errorf("peer %v, want %v", got, want)
 				}
@@ -63,7 +65,7 @@ func TestStealAndRelease(t *testing.T) {
 			})
 		}
 		// A client in the pod that uses the pod's own address.
-		direct, err := net.Dial("tcp", netip.AddrPortFrom(podIP4, podPort).String())
+		direct, err := net.Dial("tcp", netip.AddrPortFrom(l.Pod.V4, podPort).String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,11 +87,11 @@ func TestStealAndRelease(t *testing.T) {
 
 // Connections that were taken live on after the port was given back, and after Close.
 func TestTakenConnectionsOutlive(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
 		s := open(t, b)
 		steal(t, s, podPort)
-		for _, ip := range []netip.Addr{podIP4, podIP6, loop4, loop6} {
+		for _, ip := range []netip.Addr{l.Pod.V4, l.Pod.V6, loop4, loop6} {
 			client, taken := takeOne(t, l, s, netip.AddrPortFrom(ip, podPort))
 			defer client.Close()
 			defer taken.Close()
@@ -107,13 +109,13 @@ func TestTakenConnectionsOutlive(t *testing.T) {
 		if _, err := s.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("accepting after close: %v", err)
 		}
-		wantFrom(t, l.httpClient(t, false), netip.AddrPortFrom(podIP4, podPort), "app")
+		wantFrom(t, httpClient(t, l, false), netip.AddrPortFrom(l.Pod.V4, podPort), "app")
 	})
 }
 
-func takeOne(t *testing.T, l *lab, s *Stealer, dst netip.AddrPort) (client net.Conn, taken *Conn) {
+func takeOne(t *testing.T, l *podtest.Pod, s *Stealer, dst netip.AddrPort) (client net.Conn, taken *Conn) {
 	t.Helper()
-	client, err := l.dial(t.Context(), dst)
+	client, err := l.Dial(t.Context(), dst)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,15 +145,15 @@ func echoed(t *testing.T, a, b net.Conn) {
 }
 
 func TestFlush(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		ln, err := net.Listen("tcp", fmt.Sprintf("[::]:%d", podPort))
 		if err != nil {
 			t.Fatal(err)
 		}
 		serve(t, ln, "app")
 		s := open(t, b)
-		c := l.httpClient(t, true)
-		dsts := []netip.AddrPort{netip.AddrPortFrom(podIP4, podPort), netip.AddrPortFrom(podIP6, podPort)}
+		c := httpClient(t, l, true)
+		dsts := []netip.AddrPort{netip.AddrPortFrom(l.Pod.V4, podPort), netip.AddrPortFrom(l.Pod.V6, podPort)}
 		for _, d := range dsts {
 			wantFrom(t, c, d, "app")
 		}
@@ -166,7 +168,7 @@ func TestFlush(t *testing.T) {
 		var waiting []net.Conn // in our accept queues
 		for range 5 {
 			for _, d := range dsts {
-				w, err := l.dial(t.Context(), d)
+				w, err := l.Dial(t.Context(), d)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -232,15 +234,15 @@ func ask(t *testing.T, c net.Conn, want string) {
 }
 
 func TestDialTarget(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		tests := []struct {
 			network, listen string
 			dsts            []netip.Addr
 		}{
-			{"tcp4", "0.0.0.0", []netip.Addr{podIP4, loop4}},
-			{"tcp4", podIP4.String(), []netip.Addr{podIP4}},
-			{"tcp", "[::]", []netip.Addr{podIP4, podIP6, loop4, loop6, netip.AddrFrom16(podIP4.As16())}},
-			{"tcp6", "[" + podIP6.String() + "]", []netip.Addr{podIP6}},
+			{"tcp4", "0.0.0.0", []netip.Addr{l.Pod.V4, loop4}},
+			{"tcp4", l.Pod.V4.String(), []netip.Addr{l.Pod.V4}},
+			{"tcp", "[::]", []netip.Addr{l.Pod.V4, l.Pod.V6, loop4, loop6, netip.AddrFrom16(l.Pod.V4.As16())}},
+			{"tcp6", "[" + l.Pod.V6.String() + "]", []netip.Addr{l.Pod.V6}},
 			{"tcp4", loop4.String(), []netip.Addr{loop4}},
 		}
 		s := open(t, b)
@@ -258,13 +260,13 @@ func TestDialTarget(t *testing.T) {
 				}
 			})
 		}
-		_, err := s.DialTarget(t.Context(), netip.AddrPortFrom(podIP4, podPort))
+		_, err := s.DialTarget(t.Context(), netip.AddrPortFrom(l.Pod.V4, podPort))
 		if !errors.Is(err, unix.ECONNREFUSED) {
 			t.Errorf("without an application: %v", err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err = s.DialTarget(ctx, netip.AddrPortFrom(podIP4, podPort)); !errors.Is(err, context.Canceled) {
+		if _, err = s.DialTarget(ctx, netip.AddrPortFrom(l.Pod.V4, podPort)); !errors.Is(err, context.Canceled) {
 			t.Errorf("cancelled: %v", err)
 		}
 	})
@@ -272,7 +274,7 @@ func TestDialTarget(t *testing.T) {
 
 // Source ports that other connections keep in TIME_WAIT must not run out.
 func TestDialTargetPortsExhausted(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		const ports, rounds = 8, 100
 		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0); err != nil {
 			t.Fatal(err)
@@ -284,7 +286,7 @@ func TestDialTargetPortsExhausted(t *testing.T) {
 		s := open(t, b)
 		steal(t, s, podPort)
 		for range rounds {
-			c, err := s.DialTarget(t.Context(), netip.AddrPortFrom(podIP4, podPort))
+			c, err := s.DialTarget(t.Context(), netip.AddrPortFrom(l.Pod.V4, podPort))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -296,7 +298,7 @@ func TestDialTargetPortsExhausted(t *testing.T) {
 
 // Our listener is of no use to anyone under its own address.
 func TestListenerIsNotReachable(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		s := open(t, b)
 		for _, ln := range s.listeners {
 			c, err := net.Dial("tcp", ln.Addr().String())
@@ -308,8 +310,8 @@ func TestListenerIsNotReachable(t *testing.T) {
 			if !errors.Is(err, unix.ECONNRESET) {
 				t.Errorf("on %v: %v", ln.Addr(), err)
 			}
-			for _, ip := range []netip.Addr{podIP4, podIP6} {
-				if c, err := l.dial(t.Context(), netip.AddrPortFrom(ip, addrPort(ln.Addr()).Port())); !errors.Is(err, unix.ECONNREFUSED) {
+			for _, ip := range []netip.Addr{l.Pod.V4, l.Pod.V6} {
+				if c, err := l.Dial(t.Context(), netip.AddrPortFrom(ip, addrPort(ln.Addr()).Port())); !errors.Is(err, unix.ECONNREFUSED) {
 					t.Errorf("from outside to %v: %v, %v", ip, c, err)
 				}
 			}
@@ -318,7 +320,7 @@ func TestListenerIsNotReachable(t *testing.T) {
 }
 
 func TestManyConnections(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		const n = 1000
 		s := open(t, b)
 		steal(t, s, podPort)
@@ -337,8 +339,8 @@ func TestManyConnections(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range clients {
 			wg.Go(func() {
-				ip := []netip.Addr{podIP4, podIP6}[i%2]
-				c, err := l.dial(t.Context(), netip.AddrPortFrom(ip, podPort))
+				ip := []netip.Addr{l.Pod.V4, l.Pod.V6}[i%2]
+				c, err := l.Dial(t.Context(), netip.AddrPortFrom(ip, podPort))
 				if err != nil {
 					t.Error(err)
 					return
@@ -365,17 +367,17 @@ func TestManyConnections(t *testing.T) {
 
 // Taking and giving back a port under load fails no request.
 func TestLoopUnderLoad(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
 		s := open(t, b)
 		serve(t, acceptor{s}, "agent")
-		c := l.httpClient(t, false)
+		c := httpClient(t, l, false)
 		var stop atomic.Bool
 		var fromApp, fromAgent atomic.Int64
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
-				dst := netip.AddrPortFrom([]netip.Addr{podIP4, podIP6}[i%2], podPort)
+				dst := netip.AddrPortFrom([]netip.Addr{l.Pod.V4, l.Pod.V6}[i%2], podPort)
 				for !stop.Load() {
 					got, err := get(c, dst)
 					switch {
@@ -418,7 +420,7 @@ func wait(t *testing.T, n *atomic.Int64, past int64) {
 
 // In a user namespace of its own, where BPF is not allowed, nftables takes over by itself.
 func TestUserNamespace(t *testing.T) {
-	inPod(t, unix.CLONE_NEWUSER, func(t *testing.T, l *lab) {
+	podtest.Run(t, unix.CLONE_NEWUSER, func(t *testing.T, l *podtest.Pod) {
 		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
 		s := open(t, "")
 		if s.Backend() != NFTables {
@@ -429,7 +431,7 @@ func TestUserNamespace(t *testing.T) {
 		if n, err := s.Flush(podPort); err != nil || n != 0 {
 			t.Fatalf("flush: %d, %v", n, err)
 		}
-		wantFrom(t, l.httpClient(t, false), netip.AddrPortFrom(podIP4, podPort), "agent")
+		wantFrom(t, httpClient(t, l, false), netip.AddrPortFrom(l.Pod.V4, podPort), "agent")
 	})
 }
 

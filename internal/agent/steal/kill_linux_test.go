@@ -13,14 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/google/nftables"
+
+	"github.com/mirrord-go/mirrord/internal/agent/podtest"
 )
 
 // After kill -9 the very next connection is the application's, and nothing remains.
 func TestKill(t *testing.T) {
-	each(t, func(t *testing.T, l *lab, b Backend) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
 		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
-		c := l.httpClient(t, false)
-		dst := netip.AddrPortFrom(podIP4, podPort)
+		c := httpClient(t, l, false)
+		dst := netip.AddrPortFrom(l.Pod.V4, podPort)
 		before, _ := remains(t)
 		for range 5 {
 			wantFrom(t, c, dst, "app")

@@ -1,0 +1,334 @@
+package mirror
+
+import (
+	"bytes"
+	"container/list"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// limits bound memory and waiting. Tests make them smaller.
+type limits struct {
+	conn     int           // bytes that wait to be read, per connection
+	all      int64         // and in all
+	flows    int           // connections that are copied
+	past     int           // connections whose copy has ended
+	embryos  int           // handshakes that are not finished
+	patience time.Duration // with a hole, until it counts as a gap
+}
+
+func defaultLimits() limits {
+	return limits{
+		conn: 16 << 20, all: 64 << 20, flows: 16384, past: 16384, embryos: 4096,
+		// Retransmission of a lost segment backs off: 0.2, 0.4, 0.8, 1.6, 3.2 s.
+		patience: 10 * time.Second,
+	}
+}
+
+// flowKey names a connection: the client's address, then the pod's.
+type flowKey struct{ peer, local netip.AddrPort }
+
+// flow is what is known of a connection.
+type flow struct {
+	key   flowKey
+	state flowState
+	place *list.Element // in the tracker's list for the state
+	// synAck is the target's initial sequence number, once it has answered a handshake.
+	synAck    uint32
+	hasSynAck bool
+	stream    stream
+	conn      *Conn
+	holeSince time.Time
+}
+
+type flowState int
+
+const (
+	// embryo: the client has sent a SYN.
+	embryo flowState = iota
+	// open: what the client sends is copied.
+	open
+	// over: the copy has ended before the connection; a new one may begin.
+	over
+	// dead: the client has sent its last byte.
+	dead
+)
+
+// tracker follows connections from packet to packet. It is not safe for concurrent use.
+type tracker struct {
+	limits limits
+	budget *budget
+	accept func(*Conn) bool // false: not wanted, there are too many
+	ports  map[uint16]struct{}
+	flows  map[flowKey]*flow
+	// embryos, copied and past are the flows by state, the least recently seen first.
+	embryos, copied, past *list.List
+
+	holes map[*flow]struct{} // copied ones that wait for something
+	stats Stats
+}
+
+func newTracker(l limits, accept func(*Conn) bool) *tracker {
+	return &tracker{
+		limits: l, budget: &budget{limit: l.all}, accept: accept,
+		ports: map[uint16]struct{}{}, flows: map[flowKey]*flow{},
+		embryos: list.New(), copied: list.New(), past: list.New(), holes: map[*flow]struct{}{},
+	}
+}
+
+// packet takes one packet as the filter lets it through.
+func (t *tracker) packet(seg segment, now time.Time) {
+	t.stats.Packets++
+	if _, ok := t.ports[seg.dst.Port()]; ok {
+		t.fromClient(seg, now)
+	} else if _, ok := t.ports[seg.src.Port()]; ok {
+		t.fromTarget(seg)
+	}
+}
+
+func (t *tracker) fromTarget(seg segment) {
+	f := t.flows[flowKey{seg.dst, seg.src}]
+	switch {
+	case f == nil:
+	case seg.flags&flagRST != 0:
+		t.reset(f)
+	case seg.flags&(flagSYN|flagACK) == flagSYN|flagACK && f.state == embryo && seg.ack == f.stream.next:
+		f.synAck, f.hasSynAck = seg.seq, true
+	}
+}
+
+func (t *tracker) fromClient(seg segment, now time.Time) {
+	key := flowKey{seg.src, seg.dst}
+	f := t.flows[key]
+	switch {
+	case seg.flags&(flagSYN|flagACK) == flagSYN:
+		t.syn(f, key, seg)
+	case seg.flags&flagACK == 0 && seg.flags&flagRST == 0:
+		// Nothing valid.
+	case f == nil:
+		t.maybeJoin(key, seg, now)
+	case f.state == embryo:
+		t.established(f, seg, now)
+	case f.state == open:
+		t.copied.MoveToBack(f.place)
+		t.data(f, seg, now)
+	case f.state == over && seg.flags&flagRST != 0:
+		t.end(f, dead)
+	case f.state == over && !before(seg.seq, f.stream.high) && beginsRequest(seg.payload):
+		t.maybeJoin(key, seg, now)
+	case f.state == over:
+		t.past.MoveToBack(f.place)
+		f.stream.note(seg)
+	}
+}
+
+// syn begins a connection. What was known under the same addresses is past.
+func (t *tracker) syn(f *flow, key flowKey, seg segment) {
+	next := seg.seq + 1
+	if f != nil {
+		if f.state == embryo && f.stream.next == next {
+			return // The client tries again.
+		}
+		if f.state == open {
+			t.gap(f) // Its end was missed.
+		}
+		t.forget(f)
+	}
+	if t.embryos.Len() >= t.limits.embryos {
+		t.forget(t.embryos.Front().Value.(*flow))
+	}
+	t.add(&flow{key: key, state: embryo, stream: newStream(next)})
+}
+
+// established is the client's first segment after its SYN. It must acknowledge what the
+// target answered, so that nobody fills the table with addresses that are not theirs.
+func (t *tracker) established(f *flow, seg segment, now time.Time) {
+	if seg.flags&flagRST != 0 {
+		if seg.seq == f.stream.next {
+			t.forget(f)
+		}
+		return
+	}
+	if d := int32(seg.ack - (f.synAck + 1)); !f.hasSynAck || d < 0 || d > maxWindow {
+		return
+	}
+	t.forget(f)
+	t.begin(f.key, f.stream.next, seg, now)
+}
+
+// maybeJoin begins in the middle of a connection, if a request begins here.
+func (t *tracker) maybeJoin(key flowKey, seg segment, now time.Time) {
+	if !beginsRequest(seg.payload) {
+		return
+	}
+	if f := t.flows[key]; f != nil {
+		t.forget(f)
+	}
+	t.stats.Joined++
+	t.begin(key, seg.seq, seg, now)
+}
+
+// begin hands the copy of a connection out, from sequence number next on, and gives it its
+// first segment.
+func (t *tracker) begin(key flowKey, next uint32, seg segment, now time.Time) {
+	if t.copied.Len() >= t.limits.flows {
+		oldest := t.copied.Front().Value.(*flow)
+		t.stats.Evicted++
+		oldest.conn.end(ErrEvicted)
+		t.end(oldest, over)
+	}
+	f := &flow{
+		key: key, state: open, stream: newStream(next),
+		conn: newConn(key.peer, key.local, t.limits.conn, t.budget),
+	}
+	t.add(f)
+	if !t.accept(f.conn) {
+		t.slow(f)
+		return
+	}
+	t.stats.Conns++
+	t.data(f, seg, now)
+}
+
+// data takes a segment of a connection that is copied.
+func (t *tracker) data(f *flow, seg segment, now time.Time) {
+	if seg.flags&flagRST != 0 {
+		if d := int32(seg.seq - f.stream.next); d >= 0 && d <= maxWindow {
+			if d > 0 {
+				f.stream.note(seg)
+			}
+			t.reset(f)
+		}
+		return
+	}
+	from, heldBefore := f.stream.next, f.stream.held
+	taken := true
+	fits := f.stream.push(seg, func(b []byte) { taken = taken && f.conn.add(b) })
+	if grown := f.stream.held - heldBefore; grown > 0 {
+		fits = t.budget.take(grown) && fits
+		if !fits {
+			f.stream.held = heldBefore // what end has to give back
+		}
+	} else {
+		t.budget.give(-grown)
+	}
+	switch {
+	case !taken && f.conn.isClosed():
+		t.end(f, over)
+	case !taken:
+		t.slow(f)
+	case !fits:
+		t.gap(f)
+	case f.stream.ended():
+		f.conn.end(io.EOF)
+		t.end(f, dead)
+	case !f.stream.hole():
+		delete(t.holes, f)
+	case f.stream.next != from || !t.hasHole(f):
+		f.holeSince = now
+		t.holes[f] = struct{}{}
+	}
+}
+
+func (t *tracker) hasHole(f *flow) bool { _, ok := t.holes[f]; return ok }
+
+// sweep ends the copies whose holes were not filled in time.
+func (t *tracker) sweep(now time.Time) {
+	for f := range t.holes {
+		if now.Sub(f.holeSince) >= t.limits.patience {
+			t.gap(f)
+		}
+	}
+}
+
+// reset is the end of a connection by either side.
+func (t *tracker) reset(f *flow) {
+	switch {
+	case f.state == embryo:
+		t.forget(f)
+		return
+	case f.state == open && f.stream.hole():
+		t.gap(f)
+	case f.state == open:
+		f.conn.end(io.EOF)
+	}
+	t.end(f, dead)
+}
+
+func (t *tracker) gap(f *flow) {
+	t.stats.Gaps++
+	f.conn.endAfter(func(n int64) error { return &GapError{f.key.peer, f.key.local, n} })
+	t.end(f, over)
+}
+
+func (t *tracker) slow(f *flow) {
+	t.stats.Slow++
+	f.conn.endAfter(func(n int64) error { return &SlowError{f.key.peer, f.key.local, n} })
+	t.end(f, over)
+}
+
+// end keeps of a connection only what tells old segments from new ones.
+func (t *tracker) end(f *flow, s flowState) {
+	t.budget.give(f.stream.held)
+	f.stream.held, f.stream.later, f.conn = 0, nil, nil
+	delete(t.holes, f)
+	t.list(f.state).Remove(f.place)
+	f.state = s
+	if t.past.Len() >= t.limits.past {
+		delete(t.flows, t.past.Remove(t.past.Front()).(*flow).key)
+	}
+	f.place = t.past.PushBack(f)
+}
+
+func (t *tracker) add(f *flow) {
+	f.place = t.list(f.state).PushBack(f)
+	t.flows[f.key] = f
+}
+
+func (t *tracker) forget(f *flow) {
+	t.end(f, dead)
+	t.past.Remove(f.place)
+	delete(t.flows, f.key)
+}
+
+func (t *tracker) list(s flowState) *list.List {
+	switch s {
+	case embryo:
+		return t.embryos
+	case open:
+		return t.copied
+	}
+	return t.past
+}
+
+// remove forgets the connections that match, ending their copies with err.
+func (t *tracker) remove(match func(flowKey) bool, err error) {
+	for key, f := range t.flows {
+		if !match(key) {
+			continue
+		}
+		if f.state == open {
+			f.conn.end(err)
+		}
+		t.forget(f)
+	}
+}
+
+// beginsRequest says whether a segment begins with the request line of HTTP/1 (RFC 9112,
+// section 3), all of it.
+func beginsRequest(b []byte) bool {
+	const maxMethod, maxLine = 24, 16 << 10
+	method := bytes.IndexByte(b[:min(len(b), maxMethod+1)], ' ')
+	if method <= 0 {
+		return false
+	}
+	for _, c := range b[:method] {
+		if (c < 'A' || c > 'Z') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	line, _, ok := bytes.Cut(b[:min(len(b), maxLine)], []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	return ok && (bytes.HasSuffix(line, []byte(" HTTP/1.1")) || bytes.HasSuffix(line, []byte(" HTTP/1.0")))
+}
