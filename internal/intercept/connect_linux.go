@@ -217,9 +217,9 @@ func (d *dial) settleLimbo() {
 	d.carry(near)
 }
 
-// failLimbo makes the waiting socket fail. The kernel's own refusal wakes whoever polls, and
-// gives ECONNREFUSED to those who only read or write; the true errno is for SO_ERROR and a
-// second connect.
+// failLimbo makes the waiting socket fail, in one step, so that whoever polls wakes to a
+// socket that is through. The true errno is for SO_ERROR and a second connect; a program
+// that asks neither and just reads or writes sees ECONNRESET.
 func (d *dial) failLimbo(e unix.Errno) {
 	defer d.socket.close()
 	if d.socket.state() == tcpClose || !d.outgoing.fails(d.socket.cookie, d.attempt) {
@@ -228,16 +228,7 @@ func (d *dial) failLimbo(e unix.Errno) {
 		d.attempt.end()
 		return
 	}
-	refusing := d.limbos.refuser(d.attempt.dst.Addr().Is4()).tcp
-	err := d.socket.withoutBlocking(func() error {
-		// The first of the two wakes the child too, with ECONNRESET: waste no time.
-		d.socket.disconnect()
-		return d.socket.connectTo(refusing)
-	})
-	if err != nil && err != unix.EINPROGRESS && err != unix.ECONNREFUSED {
-		d.log.Debug("refuse a connection in progress", "destination", d.attempt.dst, "error", err)
-	}
-	d.socket.awaitEnd()
+	d.socket.disconnect()
 	d.outgoing.settle(d.attempt, e)
 }
 

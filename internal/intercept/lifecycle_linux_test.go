@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -244,6 +245,24 @@ func descriptors(t *testing.T) int {
 	return len(d)
 }
 
+// backTo waits until nothing is left of the program's connections, here and in the servers of
+// the test, which are in this process too.
+func (r *run) backTo(files, routines int) {
+	r.t.Helper()
+	const slack = 5
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conns, f, g := r.outgoing.size(), descriptors(r.t), runtime.NumGoroutine()
+		if conns == 0 && f <= files+slack && g <= routines+slack {
+			return
+		}
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			r.t.Fatalf("%d connections, %d descriptors (before: %d), %d goroutines (before: %d) are left\n%s",
+				conns, f, files, g, routines, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
 // 1,000 connections at a time, all of them working, and nothing left when they have ended.
 func TestManyConnections(t *testing.T) {
 	const count = 1000
@@ -262,10 +281,7 @@ func TestManyConnections(t *testing.T) {
 	}
 	_, _ = io.WriteString(pw, "\n")
 	r.succeed()
-	eventually(t, "connections, descriptors and goroutines are back where they were", func() bool {
-		// The server of the test has its share of both.
-		return r.outgoing.size() == 0 && descriptors(t) <= files+5 && runtime.NumGoroutine() <= routines+5
-	})
+	r.backTo(files, routines)
 }
 
 // 2,000 connections one after the other leave nothing.
@@ -274,9 +290,7 @@ func TestBurstLeavesNothing(t *testing.T) {
 	r := launch(t, &fakeTarget{}, func(o *Options, _ *times) { o.Env = append(o.Env, "GOMAXPROCS=2") }, "sh", "-c", `read x; exec "$0" burst "198.51.100.1:$1" 2000 16`, goChild(t), port)
 	files, routines := descriptors(t), runtime.NumGoroutine()
 	t.Log(r.succeed())
-	eventually(t, "descriptors and goroutines are back where they were", func() bool {
-		return r.outgoing.size() == 0 && descriptors(t) <= files+5 && runtime.NumGoroutine() <= routines+5
-	})
+	r.backTo(files, routines)
 }
 
 // A reset by the program is a reset at the target.

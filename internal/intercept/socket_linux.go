@@ -206,20 +206,6 @@ func (s *socket) disconnect() {
 	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(s.fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
 }
 
-// endTime bounds awaitEnd.
-const endTime = time.Second
-
-// awaitEnd waits until the kernel has dealt with a refusal over loopback, which is at once
-// unless the machine is very busy.
-func (s *socket) awaitEnd() {
-	p := []unix.PollFd{{Fd: int32(s.fd)}} // POLLERR and POLLHUP are always looked for
-	for deadline := time.Now().Add(endTime); time.Now().Before(deadline); {
-		if n, err := unix.Poll(p, int(endTime.Milliseconds())); err != unix.EINTR || n > 0 {
-			return
-		}
-	}
-}
-
 // takeError clears the pending error.
 func (s *socket) takeError() {
 	_, _ = unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
