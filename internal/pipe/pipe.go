@@ -104,20 +104,21 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 	var total int64
 	for {
 		buf, n, err := read()
+		var werr error
 		if n > 0 {
-			w, werr := dst.Write((*buf)[:n])
+			var w int
+			w, werr = dst.Write((*buf)[:n])
 			total += int64(w)
 			if werr == nil && w < n {
 				werr = io.ErrShortWrite
-			}
-			if err == nil {
-				err = werr
 			}
 		}
 		if buf != nil {
 			buffers.Put(buf)
 		}
 		switch {
+		case werr != nil:
+			return total, werr // whatever it is: an end of data is what reading gives
 		case errors.Is(err, io.EOF):
 			return total, nil
 		case err != nil:

@@ -177,3 +177,14 @@ func TestCopyWithoutReadiness(t *testing.T) {
 		t.Fatalf("copied %d bytes, %v", n, err)
 	}
 }
+
+// brokenWriter fails in the way that a lost connection does behind some wrappers.
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, io.EOF }
+
+func TestCopyTakesNoWriteErrorForTheEnd(t *testing.T) {
+	if _, err := pipe.Copy(brokenWriter{}, bytes.NewReader([]byte("data"))); err == nil {
+		t.Fatal("bytes that could not be written were taken for the end of data")
+	}
+}

@@ -150,6 +150,10 @@ func (s *stream) Read(b []byte) (int, error) {
 
 func (s *stream) Write(b []byte) (int, error) {
 	n, err := s.Stream.Write(b)
+	if errors.Is(err, io.EOF) {
+		// A lost session says so with the word for a regular end of reading.
+		err = fmt.Errorf("tunnel lost: %w", io.ErrClosedPipe)
+	}
 	return n, explainStream(err)
 }
 
