@@ -17,6 +17,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/configflags"
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/keeper"
 	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
@@ -35,6 +36,9 @@ type Options struct {
 	Quiet       bool
 	Progress    command.Enum
 	Command     []string
+
+	// Keep starts what ends the process's tree when this program dies without a word.
+	Keep func(mark string) (io.Closer, error)
 }
 
 // Request is what an agent is started for.
@@ -57,7 +61,7 @@ type Attachment struct {
 
 // NewCmd returns the command.
 func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cobra.Command {
-	opts := &Options{Factory: f}
+	opts := &Options{Factory: f, Keep: keep}
 	opts.Attach = opts.attach
 	cmd := &cobra.Command{
 		Use:     "exec [flags] [--] COMMAND [ARGUMENT...]",
@@ -185,9 +189,34 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 	if at.Target != nil {
 		o.Probes, o.ProbeSources = at.Target.Probes, at.Target.HostIPs
 	}
+	keeper, err := opts.Keep(session.IDVariable + "=" + req.SessionID)
+	if err != nil {
+		return failed, errors.Join(err, at.Agent.Close(context.WithoutCancel(ctx)))
+	}
 	status, err := session.Run(ctx, opts.Factory.Logger, o)
+	if kerr := keeper.Close(); kerr != nil {
+		opts.Factory.Logger.Debug("dismissing the keeper", "error", kerr)
+	}
 	rep.Exit(status.Code)
 	return status, interrupted(ctx, err)
+}
+
+// keep starts the keeper of the processes that carry mark in their environment.
+func keep(mark string) (io.Closer, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("starting the session's keeper: %w", err)
+	}
+	return keeper.Start(self, mark)
+}
+
+// NewKeeperCmd returns the hidden command that is a session's keeper.
+func NewKeeperCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: keeper.Command, Hidden: true, Args: cobra.ExactArgs(1),
+		Annotations: map[string]string{command.OwnSignals: ""},
+		Run:         func(_ *cobra.Command, args []string) { keeper.Main(os.Stdin, args[0]) },
+	}
 }
 
 // interrupted is the signal that ended ctx, if one did: what it made fail is no news.

@@ -1,0 +1,125 @@
+package keeper
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sweeps and pause bound how long the keeper looks for processes: some are being
+	// started while it kills.
+	sweeps = 20
+	pause  = 50 * time.Millisecond
+	// maxEnviron bounds what is read of a process's environment, in bytes.
+	maxEnviron = 4 << 20
+)
+
+// Keeper is a running keeper.
+type Keeper struct {
+	cmd  *exec.Cmd
+	pipe io.WriteCloser
+}
+
+// Start starts the executable self as the keeper of the processes with the environment
+// variable mark ("NAME=value"). It does not wait for the keeper to be ready: the pipe is there.
+func Start(self, mark string) (*Keeper, error) {
+	cmd := exec.Command(self, Command, mark)
+	name, _, _ := strings.Cut(mark, "=")
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, name+"=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Dir = "/"
+	// The terminal's signals are for the session, not for its keeper.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	pipe, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting the session's keeper: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting the session's keeper: %w", err)
+	}
+	return &Keeper{cmd: cmd, pipe: pipe}, nil
+}
+
+// Close dismisses the keeper and waits for its end.
+func (k *Keeper) Close() error {
+	_, werr := k.pipe.Write(dismissed)
+	_ = k.pipe.Close()
+	if err := k.cmd.Wait(); err != nil {
+		return fmt.Errorf("the session's keeper: %w", err)
+	}
+	return werr
+}
+
+// Main is the keeper's process. It blocks until the pipe closes.
+func Main(pipe io.Reader, mark string) {
+	if wait(pipe) {
+		return
+	}
+	quiet := 0
+	for range sweeps {
+		if sweep(mark) == 0 {
+			// Twice, because a process that has just been forked may have been missed.
+			if quiet++; quiet == 2 {
+				return
+			}
+		} else {
+			quiet = 0
+		}
+		time.Sleep(pause)
+	}
+}
+
+// sweep kills the marked processes and returns how many there were.
+func sweep(mark string) int {
+	found := 0
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range environs {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || pid == os.Getpid() || !marked(file, mark) {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		// The descriptor pins the process: look again whether it is still the same.
+		if marked(file, mark) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
+			found++
+		}
+		_ = unix.Close(fd)
+	}
+	return found
+}
+
+// marked says whether a process has the mark in its environment. What belongs to other
+// users can't be read and is not marked; a zombie's is empty.
+func marked(environ, mark string) bool {
+	f, err := os.Open(environ)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxEnviron))
+	if err != nil {
+		return false
+	}
+	for v := range bytes.SplitSeq(b, []byte{0}) {
+		if string(v) == mark {
+			return true
+		}
+	}
+	return false
+}
