@@ -38,6 +38,8 @@ const (
 	// cleanupTimeout bounds the removal of the agent. What is left after it, the agent's
 	// own time-out removes.
 	cleanupTimeout = 5 * time.Second
+	// drainTimeout bounds how long connections may outlive the process.
+	drainTimeout = time.Second
 	// fateTimeout bounds the question what became of an agent that does not answer.
 	fateTimeout = time.Second
 )
@@ -181,6 +183,7 @@ type session struct {
 	ports  *incoming.Ports
 	net    *network
 	child  intercept.Process
+	gone   bool // the child has exited
 }
 
 // attach opens the tunnel and makes what serves the process.

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -282,6 +283,39 @@ func TestLostTunnelEndsTheProcess(t *testing.T) {
 			}
 			r.cleaned()
 		})
+	}
+}
+
+// TestLostTunnelEndsTheTree checks that nothing goes on below a shell, even what ignores
+// SIGTERM.
+func TestLostTunnelEndsTheTree(t *testing.T) {
+	r := newRun(t)
+	pids := filepath.Join(t.TempDir(), "pids")
+	script := `sh -c 'echo $$ >> "$0"; while :; do sleep 0.02; done' "` + pids + `" &
+		sh -c 'trap "" TERM; echo $$ >> "$0"; while :; do sleep 0.02; done' "` + pids + `"`
+	var below []string
+	go func() {
+		<-r.observer.started
+		for len(below) < 2 {
+			time.Sleep(time.Millisecond)
+			b, _ := os.ReadFile(pids)
+			below = strings.Fields(string(b))
+		}
+		r.agent.far().Kill()
+	}()
+	if _, err := r.run(t.Context(), "sh", "-c", script); err == nil {
+		t.Error("no error")
+	}
+	for _, pid := range below {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err == nil && !strings.Contains(string(status), ") Z ") {
+			t.Errorf("process %d is still there: %s", n, status)
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 	}()
 	select {
 	case e := <-exited:
+		s.drain(ctx)
 		return e.status()
 	case <-s.client.Done():
 		err := s.lost(ctx)
@@ -33,7 +34,18 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 		return ExitStatus{Code: 1}, err
 	case <-ctx.Done():
 		s.terminate(exited)
+		s.drain(context.WithoutCancel(ctx))
 		return ExitStatus{Code: 1}, context.Cause(ctx)
+	}
+}
+
+// drain lets arrive what an exited process has written, as the kernel does for connections
+// of its own. The target's ports are given back first.
+func (s *session) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if !s.ports.Drain(ctx) || !s.client.Drain(ctx) {
+		s.log.Debug("connections outlive the local process; they are cut")
 	}
 }
 
@@ -55,21 +67,37 @@ func (s *session) lost(ctx context.Context) error {
 	return err
 }
 
-// terminate ends the process: politely at first.
+// terminate ends the process and all that descend from it, politely at first: a server below
+// a shell must not go on either.
 func (s *session) terminate(exited <-chan exit) {
-	for _, sig := range []os.Signal{syscall.SIGTERM, os.Kill} {
+	below := descendants(s.child.Pid())
+	defer below.close()
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		deadline := time.Now().Add(killGrace)
 		if err := s.child.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			s.log.Debug("ending the local process", "signal", sig, "error", err)
 		}
-		t := time.NewTimer(killGrace)
-		select {
-		case <-exited:
-			t.Stop()
+		below.signal(sig)
+		if s.hasExited(exited, deadline) && below.wait(deadline) {
 			return
-		case <-t.C:
 		}
 	}
 	s.log.Debug("the local process does not end", "pid", s.child.Pid())
+}
+
+// hasExited waits for the process. It can be asked again after it has said yes.
+func (s *session) hasExited(exited <-chan exit, deadline time.Time) bool {
+	if s.gone {
+		return true
+	}
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-exited:
+		s.gone = true
+	case <-t.C:
+	}
+	return s.gone
 }
 
 // status is the process's end as a shell reports it.

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/inflight"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -87,6 +89,7 @@ type Ports struct {
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
+	stolen  inflight.Count // connections
 
 	attached chan struct{} // closed by Attach
 	child    Child
@@ -135,6 +138,29 @@ func New(log *slog.Logger, agent Agent, opts Options) *Ports {
 func (p *Ports) Attach(c Child) {
 	p.child = c
 	close(p.attached)
+}
+
+// Drain gives all ports back and waits until the connections that were stolen have ended,
+// or ctx has, and says whether they have. What the process answered before it exited is on
+// its way until then.
+func (p *Ports) Drain(ctx context.Context) bool {
+	p.mu.Lock()
+	ports := slices.Collect(maps.Values(p.ports))
+	p.mu.Unlock()
+	for _, q := range ports {
+		p.spawn(func() { p.release(q) })
+	}
+	return p.stolen.Wait(ctx)
+}
+
+// release gives a port back for good.
+func (p *Ports) release(q *port) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.active && p.agent.Unsubscribe(p.ctx, q.remote) == nil {
+		q.active = false
+	}
+	q.listeners = nil
 }
 
 // Close ends what is under way. It does not give ports back: the end of the tunnel does.

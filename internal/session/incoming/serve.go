@@ -39,6 +39,7 @@ func (p *Ports) Serve(ctx context.Context, st tunnel.Stream, in wire.Incoming) {
 		mirror(ctx, st, child)
 		return
 	}
+	defer p.stolen.Begin()()
 	if r := pipe.Join(ctx, st, child); r.Err != nil {
 		p.log.Debug("a stolen connection ended early", "port", in.Local.Port(), "peer", in.Peer, "error", r.Err)
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/session/inflight"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -106,6 +107,8 @@ type Client struct {
 	nextID  uint64
 	pending map[uint64]chan wire.Result
 	ended   error // why, when the tunnel itself does not know
+
+	conns inflight.Count // of DialTCP
 
 	ctx     context.Context // ends with the tunnel
 	cancel  context.CancelFunc

@@ -26,7 +26,7 @@ func (c *Client) DialTCP(ctx context.Context, dst netip.AddrPort) (intercept.Con
 	}
 	reply, err := dial(ctx, st, dst)
 	if err == nil && reply.Errno == 0 {
-		return &conn{Stream: st, local: reply.Local, remote: dst}, nil
+		return &conn{Stream: st, local: reply.Local, remote: dst, ended: c.conns.Begin()}, nil
 	}
 	_ = st.Reset()
 	if err != nil {
@@ -63,6 +63,19 @@ func (c *Client) streamError(err error) error {
 type conn struct {
 	tunnel.Stream
 	local, remote netip.AddrPort
+	ended         func()
+}
+
+// Close ends the connection.
+func (c *conn) Close() error {
+	c.ended()
+	return c.Stream.Close()
+}
+
+// Reset aborts the connection.
+func (c *conn) Reset() error {
+	c.ended()
+	return c.Stream.Reset()
 }
 
 // LocalAddr is the address in the target's network.
@@ -173,3 +186,7 @@ func resolve(ctx context.Context, st tunnel.Stream, q wire.Query) (a wire.Answer
 	}
 	return wire.ReadAnswer(st)
 }
+
+// Drain waits until all connections of DialTCP have been closed, or ctx has ended, and says
+// whether they have. What a process wrote before it exited is on its way until then.
+func (c *Client) Drain(ctx context.Context) bool { return c.conns.Wait(ctx) }
