@@ -1,0 +1,372 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+// backWithin is how soon the target serves again, whatever has died. It is the promise that
+// users are given.
+const backWithin = time.Second
+
+// watcher asks the pod without pause, each time on a new connection, and remembers who
+// answered when. It runs on the machine, which reaches pods directly.
+type watcher struct {
+	mu      sync.Mutex
+	answers []sighting
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+// sighting is the outcome of one request.
+type sighting struct {
+	at   time.Time
+	name string // of who answered; empty when the request failed
+	err  error
+}
+
+func watch(t *testing.T, url string) *watcher {
+	w := &watcher{stop: make(chan struct{}), stopped: make(chan struct{})}
+	c := &http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	go func() {
+		defer close(w.stopped)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			name, err := whoAnswers(c, url)
+			w.mu.Lock()
+			w.answers = append(w.answers, sighting{time.Now(), name, err})
+			w.mu.Unlock()
+			select {
+			case <-tick.C:
+			case <-w.stop:
+				return
+			}
+		}
+	}()
+	t.Cleanup(w.end)
+	return w
+}
+
+func (w *watcher) end() {
+	select {
+	case <-w.stop:
+	default:
+		close(w.stop)
+	}
+	<-w.stopped
+}
+
+func whoAnswers(c *http.Client, url string) (string, error) {
+	res, err := c.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	var e struct{ Name string }
+	if err := json.NewDecoder(res.Body).Decode(&e); err != nil {
+		return "", err
+	}
+	return e.Name, nil
+}
+
+// steadyAgain waits until name has answered ten times in a row after from, and says how long
+// after from the first of them was.
+func (w *watcher) steadyAgain(t *testing.T, from time.Time, name string) time.Duration {
+	t.Helper()
+	var took time.Duration
+	eventually(t, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		row := 0
+		for i := len(w.answers) - 1; i >= 0 && w.answers[i].at.After(from); i-- {
+			if w.answers[i].name != name {
+				break
+			}
+			row++
+			took = w.answers[i].at.Sub(from)
+		}
+		if row < 10 {
+			return fmt.Errorf("%s answered %d times in a row since the kill; last: %+v", name, row, w.answers[len(w.answers)-1])
+		}
+		return nil
+	})
+	return took
+}
+
+// TestKilledAtAnyMoment ends each part of a session without warning at a random moment: the
+// pod serves again within a second, and nothing of the session stays.
+func TestKilledAtAnyMoment(t *testing.T) {
+	s := newStage(t)
+	s.deploy(t, shop, "deployment/shop")
+	pod, ip := s.shopPod(t)
+	url := "http://" + net.JoinHostPort(ip, "8080") + "/"
+	rounds := 20
+	if testing.Short() {
+		rounds = 5
+	}
+	parts := []struct {
+		name string
+		kill func(t *testing.T, se *session)
+	}{
+		{"the CLI", func(t *testing.T, se *session) { must(t, se.cmd.Process.Kill()) }},
+		{"the CLI, by SIGTERM", func(t *testing.T, se *session) { must(t, se.cmd.Process.Signal(syscall.SIGTERM)) }},
+		{"the CLI, by Ctrl-C", func(t *testing.T, se *session) { must(t, syscall.Kill(-se.cmd.Process.Pid, syscall.SIGINT)) }},
+		{"the agent's worker", func(t *testing.T, se *session) { s.killAgent(t, true) }},
+		{"the agent's first process", func(t *testing.T, se *session) { s.killAgent(t, false) }},
+		{"the agent's pod", func(t *testing.T, se *session) { s.deleteAgentPod(t) }},
+		{"the port-forward", func(t *testing.T, se *session) { cutConnections(t, se.cmd.Process.Pid) }},
+		{"the local process", func(t *testing.T, se *session) { must(t, syscall.Kill(se.started().PID, syscall.SIGKILL)) }},
+	}
+	w := watch(t, url)
+	restarts := s.restarts(t)
+	for i := range rounds {
+		part := parts[i%len(parts)]
+		t.Run(fmt.Sprintf("%02d %s", i+1, part.name), func(t *testing.T) {
+			se := s.start(t, run{
+				config: object{
+					"feature": object{"network": object{"incoming": "steal"}},
+					"agent":   object{"communication_timeout": 2},
+				},
+				command: []string{built.workload, "serve", "-http", ":8080", "-name", "laptop"},
+			})
+			se.subscribed(8080)
+			local := se.started().PID
+			eventually(t, func() error {
+				if name, err := whoAnswers(http.DefaultClient, url); name != "laptop" {
+					return fmt.Errorf("answered by %q, %v", name, err)
+				}
+				return nil
+			})
+			time.Sleep(rand.N(300 * time.Millisecond)) // the moment is random: that is the test
+			killed := time.Now()
+			part.kill(t, se)
+			if took := w.steadyAgain(t, killed, pod); took > backWithin {
+				t.Errorf("the pod served again after %v", took)
+			} else {
+				t.Logf("the pod served again after %v", took.Round(time.Millisecond))
+			}
+			se.wait()
+			eventually(t, func() error {
+				if alive(local) {
+					return fmt.Errorf("the local process (%d) still runs", local)
+				}
+				return nil
+			})
+			s.nothingRemains(t)
+		})
+	}
+	if now := s.restarts(t); now != restarts {
+		t.Errorf("the target's container was restarted %d times", now-restarts)
+	}
+}
+
+// alive says whether a process is there and has not ended: a zombie has.
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *stage) restarts(t *testing.T) int32 {
+	t.Helper()
+	name, _ := s.shopPod(t)
+	return s.Pod(t, s.ns, name).Status.ContainerStatuses[0].RestartCount
+}
+
+const agentLabel = "app.kubernetes.io/name=mirrord-agent"
+
+func (s *stage) agentPods(t *testing.T) []corev1.Pod {
+	t.Helper()
+	pods, err := s.Client.CoreV1().Pods(s.ns).List(t.Context(), metav1.ListOptions{LabelSelector: agentLabel})
+	must(t, err)
+	return pods.Items
+}
+
+func (s *stage) agentPod(t *testing.T) corev1.Pod {
+	t.Helper()
+	for _, p := range s.agentPods(t) {
+		if p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning {
+			return p
+		}
+	}
+	t.Fatal("there is no agent")
+	return corev1.Pod{}
+}
+
+func (s *stage) deleteAgentPod(t *testing.T) {
+	t.Helper()
+	p := s.agentPod(t)
+	must(t, s.Client.CoreV1().Pods(s.ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0))}))
+}
+
+// killAgent kills the first process of the agent's container, or its worker.
+func (s *stage) killAgent(t *testing.T, worker bool) {
+	t.Helper()
+	pids := processesOf(t, string(s.agentPod(t).UID))
+	for pid, args := range pids {
+		if strings.Contains(args, "worker") == worker && strings.Contains(args, "mirrord-agent") {
+			must(t, syscall.Kill(pid, syscall.SIGKILL))
+			return
+		}
+	}
+	t.Fatalf("no such process of the agent: %v", pids)
+}
+
+// processesOf lists a pod's processes by their control group, with their arguments.
+func processesOf(t *testing.T, podUID string) map[int]string {
+	t.Helper()
+	found := map[int]string{}
+	groups, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	must(t, err)
+	for _, g := range groups {
+		b, err := os.ReadFile(g)
+		if err != nil || !(bytes.Contains(b, []byte(podUID)) || bytes.Contains(b, []byte(strings.ReplaceAll(podUID, "-", "_")))) {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(g)))
+		args, _ := os.ReadFile(filepath.Join(filepath.Dir(g), "cmdline"))
+		found[pid] = string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
+	}
+	return found
+}
+
+// cutConnections resets the TCP connections of a process, as a network that changes does.
+func cutConnections(t *testing.T, pid int) {
+	t.Helper()
+	out, err := exec.Command("ss", "-tnpH", "state", "established").Output()
+	must(t, err)
+	cut := 0
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 5 || !strings.Contains(line, "pid="+strconv.Itoa(pid)+",") {
+			continue
+		}
+		host, port, err := net.SplitHostPort(f[2])
+		if err != nil || net.ParseIP(host).IsLoopback() {
+			continue // between the CLI and its child
+		}
+		if out, err := exec.Command("ss", "-K", "-tn", "src", host, "sport", "=", ":"+port).CombinedOutput(); err != nil {
+			t.Fatalf("ss -K: %v\n%s", err, out)
+		}
+		cut++
+	}
+	if cut == 0 {
+		t.Fatalf("process %d has no connection to cut:\n%s", pid, out)
+	}
+}
+
+// nothingRemains waits until the session's objects are gone, and checks that the pod's
+// network holds no rule and no process of it.
+func (s *stage) nothingRemains(t *testing.T) {
+	t.Helper()
+	eventually(t, func() error {
+		jobs, err := s.Client.BatchV1().Jobs(s.ns).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if n := len(jobs.Items); n > 0 {
+			return fmt.Errorf("%d jobs remain", n)
+		}
+		if pods := s.agentPods(t); len(pods) > 0 {
+			return fmt.Errorf("%d pods of agents remain", len(pods))
+		}
+		return nil
+	})
+	name, _ := s.shopPod(t)
+	for pid, args := range processesOf(t, string(s.Pod(t, s.ns, name).UID)) {
+		if strings.Contains(args, "mirrord") {
+			t.Errorf("process %d remains in the target: %s", pid, args)
+		}
+	}
+	if rules := s.inPodNetwork(t, "nft", "list", "ruleset"); strings.TrimSpace(rules) != "" {
+		t.Errorf("rules remain in the pod's network:\n%s", rules)
+	}
+	if links := s.inPodNetwork(t, "ip", "-o", "link"); strings.Count(links, "\n") != 2 {
+		t.Errorf("the pod's network has other links than lo and eth0:\n%s", links)
+	}
+	if socks := s.inPodNetwork(t, "ss", "-tlnH"); strings.Contains(socks, "127.0.0.") || strings.Contains(socks, "[::1]") {
+		t.Errorf("a listener remains in the pod's network:\n%s", socks)
+	}
+}
+
+// inPodNetwork runs a program of this machine in the shop's network namespace.
+func (s *stage) inPodNetwork(t *testing.T, args ...string) string {
+	t.Helper()
+	name, _ := s.shopPod(t)
+	for pid, cmd := range processesOf(t, string(s.Pod(t, s.ns, name).UID)) {
+		if strings.Contains(cmd, "workload") {
+			out, err := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-n"}, args...)...).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %v\n%s", args, err, out)
+			}
+			return string(out)
+		}
+	}
+	t.Fatal("the shop has no process")
+	return ""
+}
+
+// TestExitCodesAndSignals: what ends the local process is what its user's shell sees.
+func TestExitCodesAndSignals(t *testing.T) {
+	s := newStage(t)
+	s.deploy(t, shop, "deployment/shop")
+	for _, c := range []struct {
+		name    string
+		command []string
+		signal  syscall.Signal
+		want    int
+	}{
+		{"success", []string{"true"}, 0, 0},
+		{"its own code", []string{"sh", "-c", "exit 7"}, 0, 7},
+		{"killed", []string{"sh", "-c", "kill -9 $$"}, 0, 128 + 9},
+		{"a signal is passed on", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"}, syscall.SIGTERM, 9},
+		{"a signal that ends it", []string{"sh", "-c", "echo ready; exec sleep 60"}, syscall.SIGTERM, 128 + 15},
+		{"not found", []string{"no-such-program-here"}, 0, 127},
+		{"not executable", []string{"/etc/hosts"}, 0, 126},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			se := s.start(t, run{config: object{"feature": object{"network": object{"incoming": "off"}}}, command: c.command})
+			if c.signal != 0 {
+				eventually(t, func() error {
+					if !strings.Contains(se.out.String(), "ready") {
+						return errors.New("the local process is not ready")
+					}
+					return nil
+				})
+				must(t, se.cmd.Process.Signal(c.signal))
+			}
+			if got := se.wait(); got != c.want {
+				t.Errorf("exit code %d, want %d", got, c.want)
+			}
+		})
+	}
+}
