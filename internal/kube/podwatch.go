@@ -20,7 +20,6 @@ const (
 	phaseNone      phase = ""
 	phaseCreated   phase = "waiting for the cluster to place the agent's pod"
 	phaseScheduled phase = "starting the agent's container"
-	phasePulling   phase = "pulling the agent's image"
 	phaseRunning   phase = "waiting for the agent to be ready"
 	phaseEnded     phase = "the agent's container has ended"
 )
