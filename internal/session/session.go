@@ -26,6 +26,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/autoport"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
 	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
@@ -214,6 +215,7 @@ func (s *session) attach(ctx context.Context) (err error) {
 		Config: in, Probes: s.o.Probes, ProbeSources: s.o.ProbeSources,
 		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },
 		Gone:   s.net.table.Disowns,
+		Chosen: s.chosen,
 	})
 	s.net.ports = s.ports
 	close(s.ready)
@@ -232,6 +234,15 @@ func (s *session) able(mode config.IncomingMode, w wire.Welcome) error {
 		})
 	}
 	return nil
+}
+
+// chosen says whether the process left a port to the kernel. In doubt it did not.
+func (s *session) chosen(listener netip.AddrPort) bool {
+	yes, err := autoport.Chosen(listener)
+	if err != nil {
+		s.log.Debug("it is unknown whether a port was asked for", "listener", listener, "error", err)
+	}
+	return yes
 }
 
 func (s *session) notice(n wire.Notice) {

@@ -162,7 +162,7 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 	rep := opts.reporter()
 	r, err := opts.resolve(ctx, rep)
 	if err != nil {
-		return failed, err
+		return failed, interrupted(ctx, err)
 	}
 	plan, err := session.NewPlan(r.Config, session.Command{Args: opts.Command})
 	if err != nil {

@@ -70,6 +70,9 @@ type Options struct {
 	// they come from.
 	Probes       map[uint16][]wire.Probe
 	ProbeSources []netip.Addr
+	// Chosen says whether the kernel chose a listener's port: then it stands for none of
+	// the target. Nil is never.
+	Chosen func(listener netip.AddrPort) bool
 	// Report is told what happens, from several goroutines; nil drops it.
 	Report func(Event)
 	// Gone is told the local ports on which nobody listens any more; may be nil.
@@ -213,7 +216,7 @@ func (p *Ports) Remote(listener netip.AddrPort) (uint16, bool) {
 // agent has taken it, failed, or a few seconds have passed.
 func (p *Ports) Listening(listener netip.AddrPort) {
 	remote, ok := p.Remote(listener)
-	if !ok {
+	if !ok || p.opts.Chosen != nil && p.opts.Chosen(listener) {
 		return
 	}
 	q, done := p.port(remote), make(chan struct{})

@@ -119,9 +119,10 @@ func TestListeningSubscribesOnce(t *testing.T) {
 		Probes:       map[uint16][]wire.Probe{80: probes},
 		ProbeSources: sources,
 		Report:       func(e incoming.Event) { events = append(events, e) },
+		Chosen:       func(l netip.AddrPort) bool { return l.Port() == 40404 },
 	})
 	defer p.Close()
-	for _, l := range []string{"0.0.0.0:8080", "[::]:8080", "0.0.0.0:8080", "127.0.0.1:9090", "0.0.0.0:0"} {
+	for _, l := range []string{"0.0.0.0:8080", "[::]:8080", "0.0.0.0:8080", "127.0.0.1:9090", "0.0.0.0:0", "127.0.0.1:40404"} {
 		p.Listening(netip.MustParseAddrPort(l))
 	}
 	want := []any{
