@@ -153,7 +153,7 @@ func (a *accepting) peerName(fd int) ([]byte, error) {
 
 // getpeername serves getpeername(2) of sockets that are connected through us.
 func (c *call) getpeername() {
-	if c.outgoing.size() == 0 && c.udp.size() == 0 && !c.incoming.any() {
+	if c.outgoing.size() == 0 && c.udp.size() == 0 && !c.incoming.isUsed() {
 		c.pass()
 		return
 	}

@@ -64,7 +64,11 @@ func (c *call) refuse(err error) {
 		c.fail(unix.ENOBUFS)
 		return
 	}
-	c.log.Warn("a process can't be inspected, so its network calls are refused: it changed its user or withdrew itself from inspection",
+	level := slog.LevelWarn
+	if c.warned.Swap(true) {
+		level = slog.LevelDebug
+	}
+	c.log.Log(c.ctx, level, "a process can't be inspected, so its network calls are refused: it changed its user or withdrew itself from inspection",
 		slog.Int("thread", c.tid()), slog.Any("error", err))
 	c.fail(unix.EACCES)
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/mirrord-go/mirrord/internal/pipe"
 )
 
-// maxAttempts bounds the connections that are being made at a time. A child that closes its
-// socket early leaves an attempt behind until the far side has answered.
-const maxAttempts = 1 << 15
+// maxConnections bounds the connections of all the tree. A child that closes its socket early
+// leaves an attempt behind until the far side has answered.
+const maxConnections = 1 << 16
 
 // connect serves connect(2).
 func (c *call) connect() {
@@ -117,7 +117,7 @@ func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict) {
 		c.pass()
 		return
 	}
-	if c.outgoing.size() >= maxAttempts {
+	if c.outgoing.size() >= maxConnections {
 		s.close()
 		c.fail(unix.EAGAIN)
 		return
@@ -130,7 +130,7 @@ func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict) {
 	d := &dial{call: c, socket: s, attempt: a, ctx: ctx, resolve: v == Resolve}
 	c.outgoing.add(s.cookie, a)
 	started := false
-	if s.protocol != unix.IPPROTO_MPTCP && s.nonblocking() {
+	if !s.isMPTCP() && s.nonblocking() {
 		if err := d.enterLimbo(); err != nil {
 			d.forget()
 			c.fail(sysErrno(err))
@@ -248,33 +248,46 @@ func (d *dial) hold() {
 		case why == ready:
 			d.place(nonblocking)
 			return
-		case why == gone:
-			d.attempt.cancel()
-			<-answered
-			d.forget()
-			return
-		case d.socket.protocol == unix.IPPROTO_MPTCP:
+		case d.isMPTCP() && why != gone:
 			continue // no simultaneous open: the child waits
 		case why == expired:
 			errno = unix.EINPROGRESS
 		}
-		// The connection goes on without the caller, as it would in the kernel.
-		err := d.enterLimbo()
-		if err != nil {
-			errno = sysErrno(err)
-		}
-		d.fail(errno)
-		if err != nil {
-			d.attempt.cancel()
-		}
-		<-answered
-		if err != nil {
-			d.forget()
-			return
-		}
-		d.settleLimbo()
+		d.goOn(errno, answered, why == gone && (d.isMPTCP() || !d.alive()))
 		return
 	}
+}
+
+func (d *dial) isMPTCP() bool { return d.socket.isMPTCP() }
+
+// alive is false when the caller has ended. One that still lives but does not wait any more
+// was interrupted, on kernels before 5.19, and is about to call again.
+func (d *dial) alive() bool {
+	s, err := readStatus(d.tid())
+	return d.ctx.Err() == nil && err == nil && !s.zombie
+}
+
+// goOn answers the caller while the connection goes on without it, as it would in the
+// kernel.
+func (d *dial) goOn(errno unix.Errno, answered <-chan struct{}, over bool) {
+	err := error(unix.ECONNABORTED)
+	if !over {
+		err = d.enterLimbo()
+	}
+	switch {
+	case err != nil && errno != 0:
+		d.fail(sysErrno(err))
+	case errno != 0:
+		d.fail(errno)
+	}
+	if err != nil {
+		d.attempt.cancel()
+		<-answered
+		d.forget()
+		return
+	}
+	<-answered
+	d.settleLimbo()
 }
 
 // place hands the far side's answer to the caller that waits.
@@ -310,7 +323,7 @@ func (d *dial) place(nonblocking bool) {
 
 // join connects the unconnected socket to us.
 func (d *dial) join() (near *net.TCPConn, err error) {
-	if d.socket.protocol == unix.IPPROTO_MPTCP {
+	if d.isMPTCP() {
 		return d.rendezvous()
 	}
 	if err := d.enterLimbo(); err != nil {

@@ -70,8 +70,8 @@ func (n *fakeTarget) Route(p Protocol, dst netip.AddrPort) (Verdict, error) {
 
 func (n *fakeTarget) ResolvesNames() bool { return true }
 
-// real is where a server of the target really is.
-func real(dst netip.AddrPort) netip.AddrPort {
+// realAddr is where a server of the target really is.
+func realAddr(dst netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(loopbackLike(dst.Addr()), dst.Port())
 }
 
@@ -92,7 +92,7 @@ func (n *fakeTarget) DialTCP(ctx context.Context, dst netip.AddrPort) (Conn, err
 		}
 	}
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", real(dst).String())
+	c, err := d.DialContext(ctx, "tcp", realAddr(dst).String())
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func (p *fakePackets) WriteTo(b []byte, dst netip.AddrPort) error {
 	if dst.Addr().Is6() {
 		c = p.conns[1]
 	}
-	_, err := c.WriteToUDPAddrPort(b, real(dst))
+	_, err := c.WriteToUDPAddrPort(b, realAddr(dst))
 	return err
 }
 

@@ -74,8 +74,8 @@ func (in *incoming) client(peer, local netip.AddrPort) (netip.AddrPort, bool) {
 	return d.client, true
 }
 
-// any says whether connections are known at all.
-func (in *incoming) any() bool {
+// isUsed says whether connections are known at all.
+func (in *incoming) isUsed() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return len(in.peers) > 0

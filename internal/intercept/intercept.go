@@ -7,6 +7,10 @@
 // [ErrUnsupported]. Nothing outside this package knows of system calls; it sees the
 // [Network] interface that it implements.
 //
+// Programs with more privileges than their caller (setuid, file capabilities) run without
+// those, since the filter requires no_new_privs; where the program is not readable or its
+// privileges matter, it fails or is refused rather than run outside of the interception.
+//
 // It is a convenience, not a security boundary: a child that wants to escape can.
 package intercept
 

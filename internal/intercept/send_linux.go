@@ -45,11 +45,7 @@ func (c *call) relay(s *socket, dst netip.AddrPort, v Verdict) (*flow, error) {
 	if child.Port() == 0 {
 		// The relay must know the port before the first datagram arrives. The kernel would
 		// bind in the same way when it sends.
-		any := netip.IPv4Unspecified()
-		if s.domain == unix.AF_INET6 {
-			any = netip.IPv6Unspecified()
-		}
-		if err := unix.Bind(s.fd, sockaddr(netip.AddrPortFrom(any, 0), s.domain)); err != nil {
+		if err := unix.Bind(s.fd, sockaddr(netip.AddrPortFrom(netip.IPv6Unspecified(), 0), s.domain)); err != nil {
 			return nil, err
 		}
 		if child, err = s.localAddr(); err != nil {
@@ -268,15 +264,15 @@ func (c *call) sendmmsg() {
 		return
 	}
 	names := make([][]byte, len(headers))
-	any := false
+	addressed := false
 	for i := range headers {
 		if names[i], err = c.destination(&headers[i]); err != nil {
 			c.refuse(err)
 			return
 		}
-		any = any || len(names[i]) > 0 && internet(names[i])
+		addressed = addressed || len(names[i]) > 0 && internet(names[i])
 	}
-	if !any {
+	if !addressed {
 		c.pass()
 		return
 	}

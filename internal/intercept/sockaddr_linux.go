@@ -72,12 +72,17 @@ func appendSockaddr(b []byte, ap netip.AddrPort, domain int) ([]byte, bool) {
 	return append(b, make([]byte, 8)...), true
 }
 
-// sockaddr is the address in the form that a socket of the domain takes.
+// sockaddr is the address in the form that a socket of the domain takes. An IPv6 address in
+// AF_INET is the unspecified one.
 func sockaddr(ap netip.AddrPort, domain int) unix.Sockaddr {
 	if domain == unix.AF_INET6 {
 		return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
 	}
-	return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().Unmap().As4()}
+	var v4 [4]byte
+	if a := ap.Addr().Unmap(); a.Is4() {
+		v4 = a.As4()
+	}
+	return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: v4}
 }
 
 // addrPort is the Internet address in sa, unmapped; the zero value for other families.

@@ -88,6 +88,8 @@ func (s *socket) isTCP() bool {
 	return s.kind == unix.SOCK_STREAM && (s.protocol == unix.IPPROTO_TCP || s.protocol == unix.IPPROTO_MPTCP)
 }
 
+func (s *socket) isMPTCP() bool { return s.protocol == unix.IPPROTO_MPTCP }
+
 func (s *socket) isUDP() bool {
 	return s.kind == unix.SOCK_DGRAM && s.protocol == unix.IPPROTO_UDP
 }

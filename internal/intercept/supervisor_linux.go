@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type supervisor struct {
 	incoming incoming
 	udp      datagrams
 	queries  chan struct{} // bounds the DNS queries under way
+	warned   atomic.Bool   // of a process that can't be inspected
 
 	mu     sync.Mutex
 	closed bool
