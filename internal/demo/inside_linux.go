@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -39,10 +40,10 @@ const patience = 5 * time.Second
 // quietTime is how long the demo waits for something that must not happen.
 const quietTime = 200 * time.Millisecond
 
-// Inside is the sandbox's first process: it builds the world, plays the scenes, and returns
-// the process's exit code.
-func Inside(ctx context.Context, log *slog.Logger, agent, profilesDir, dir string) int {
-	err := inside(ctx, log, agent, profilesDir, dir)
+// Inside is the sandbox's first process: it builds the world, plays the scenes, tells on out
+// what was seen, and returns the process's exit code.
+func Inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profilesDir, dir string) int {
+	err := inside(ctx, log, out, agent, profilesDir, dir)
 	switch {
 	case err == nil:
 		return exitOK
@@ -56,7 +57,7 @@ func Inside(ctx context.Context, log *slog.Logger, agent, profilesDir, dir strin
 	return exitError
 }
 
-func inside(ctx context.Context, log *slog.Logger, agent, profilesDir, dir string) error {
+func inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profilesDir, dir string) error {
 	begin := time.Now()
 	self, err := os.Executable()
 	if err != nil {
@@ -68,11 +69,11 @@ func inside(ctx context.Context, log *slog.Logger, agent, profilesDir, dir strin
 	}
 	defer w.Close()
 	s := &stage{log: log, world: w, self: self, agent: agent, profiles: dirstore.New(profilesDir), dir: dir}
-	fmt.Printf("A network namespace stands for the pod (%s), another for its client (%s), another for a database\n"+
+	fmt.Fprintf(out, "A network namespace stands for the pod (%s), another for its client (%s), another for a database\n"+
 		"(%s). This side, the laptop, is connected to none of them.\n", world.PodAddr, world.ClientAddr, world.DatabaseAddr)
 	failed, shown := 0, 0
 	for _, sc := range scenes() {
-		fmt.Printf("\nprofile %s\n", sc.profile)
+		fmt.Fprintf(out, "\nprofile %s\n", sc.profile)
 		o, err := s.play(ctx, sc)
 		if err != nil {
 			return fmt.Errorf("profile %s: %w", sc.profile, err)
@@ -85,10 +86,10 @@ func inside(ctx context.Context, log *slog.Logger, agent, profilesDir, dir strin
 				failed++
 			}
 			shown++
-			fmt.Printf("  %s %-15s  %s\n", mark, change, text)
+			fmt.Fprintf(out, "  %s %-15s  %s\n", mark, change, text)
 		}
 	}
-	fmt.Printf("\n%d of %d adjustments had their effect, in %.1f s\n", shown-failed, shown, time.Since(begin).Seconds())
+	fmt.Fprintf(out, "\n%d of %d adjustments had their effect, in %.1f s\n", shown-failed, shown, time.Since(begin).Seconds())
 	if failed > 0 {
 		return ErrFailed
 	}

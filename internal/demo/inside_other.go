@@ -4,8 +4,9 @@ package demo
 
 import (
 	"context"
+	"io"
 	"log/slog"
 )
 
 // Inside is not available: there are no network namespaces here.
-func Inside(context.Context, *slog.Logger, string, string, string) int { return 1 }
+func Inside(context.Context, *slog.Logger, io.Writer, string, string, string) int { return 1 }

@@ -18,7 +18,7 @@ func parts(f *command.Factory) []*cobra.Command {
 	}
 	return []*cobra.Command{
 		hidden(demo.InsideCommand, 3, func(cmd *cobra.Command, args []string) error {
-			if code := demo.Inside(cmd.Context(), f.Logger, args[0], args[1], args[2]); code != 0 {
+			if code := demo.Inside(cmd.Context(), f.Logger, f.Streams.Out, args[0], args[1], args[2]); code != 0 {
 				return &clierr.ExitError{Code: code}
 			}
 			return nil

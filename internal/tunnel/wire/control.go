@@ -1,11 +1,13 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 )
 
 // Control is one frame of the control stream: four bytes of length, big endian, then this
@@ -100,8 +102,38 @@ type Result struct {
 	// Moved counts the established connections that were ended so that they come back
 	// to the session; only for [Subscribe].
 	Moved int `json:"moved,omitempty"`
-	// Environ are NAME=value pairs; only for [Environ].
-	Environ []string `json:"environ,omitempty"`
+	// Environ is the environment; only for [Environ].
+	Environ Variables `json:"environ,omitempty"`
+}
+
+// Variables are NAME=value pairs. Their bytes need not be UTF-8, which JSON text has to be:
+// they travel as the kernel keeps them (proc_pid_environ(5)), each ended by a zero byte,
+// in base64.
+type Variables []string
+
+// MarshalJSON writes the pairs. A pair is cut at a zero byte, which none can have.
+func (v Variables) MarshalJSON() ([]byte, error) {
+	var block []byte
+	for _, pair := range v {
+		pair, _, _ = strings.Cut(pair, "\x00")
+		block = append(append(block, pair...), 0)
+	}
+	return json.Marshal(block)
+}
+
+// UnmarshalJSON reads the pairs and leaves out empty ones.
+func (v *Variables) UnmarshalJSON(data []byte) error {
+	var block []byte
+	if err := json.Unmarshal(data, &block); err != nil {
+		return err
+	}
+	*v = nil
+	for pair := range bytes.SplitSeq(block, []byte{0}) {
+		if len(pair) > 0 {
+			*v = append(*v, string(pair))
+		}
+	}
+	return nil
 }
 
 // Notice is something the agent wants the user to read: a mirrored connection that was

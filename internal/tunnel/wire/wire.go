@@ -23,9 +23,9 @@ const Version = 1
 const (
 	// MaxMessage is the longest DNS message or datagram payload, in bytes.
 	MaxMessage = 65535
-	// MaxControl is the longest control frame, in bytes. An environment may be large
-	// (Linux allows 128 KiB a variable and a quarter of the stack in all).
-	MaxControl = 8 << 20
+	// MaxControl is the longest control frame, in bytes. An environment may be large: Linux
+	// allows 6 MiB in all (execve(2)), which are 8 MiB in base64.
+	MaxControl = 9 << 20
 )
 
 // ErrMalformed is wrapped by every error about bytes that do not follow SPEC.md.
@@ -379,7 +379,7 @@ func readAddr(r io.Reader) (netip.AddrPort, error) {
 	if _, err := io.ReadFull(r, b[:1]); err != nil {
 		return netip.AddrPort{}, noEOF(err)
 	}
-	n := 0
+	var n int
 	switch b[0] {
 	case 0:
 		return netip.AddrPort{}, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,7 @@ func messages() map[string]struct {
 	derr := wire.Datagram{Type: wire.DatagramError, Addr: v6, Errno: 90}
 	ctl := wire.Control{ID: 7, Subscribe: &wire.Subscribe{Port: 80, Mode: wire.Mirror,
 		Probes: []wire.Probe{{Kind: wire.ProbeGRPC}}, ProbeSources: []netip.Addr{v4.Addr()}}}
+	env := wire.Control{ID: 8, Result: &wire.Result{Environ: wire.Variables{"A=1", "EMPTY=", "LATIN=v\xe4rde", "LINES=a\nb", "HTML=<&>"}}}
 	return map[string]row{
 		"dial":     {func(w io.Writer) error { return wire.WriteDial(w, dial) }, func(r *bufio.Reader) (any, error) { return wire.ReadDial(r) }, wire.KindDial, dial},
 		"reply":    {func(w io.Writer) error { return wire.WriteDialReply(w, reply) }, func(r *bufio.Reader) (any, error) { return wire.ReadDialReply(r) }, 0, reply},
@@ -56,6 +58,7 @@ func messages() map[string]struct {
 		"datagram": {func(w io.Writer) error { return wire.WriteDatagram(w, data) }, func(r *bufio.Reader) (any, error) { return wire.ReadDatagram(r) }, 0, data},
 		"dgerror":  {func(w io.Writer) error { return wire.WriteDatagram(w, derr) }, func(r *bufio.Reader) (any, error) { return wire.ReadDatagram(r) }, 0, derr},
 		"control":  {func(w io.Writer) error { return wire.WriteControl(w, ctl) }, func(r *bufio.Reader) (any, error) { return wire.ReadControl(r) }, 0, ctl},
+		"environ":  {func(w io.Writer) error { return wire.WriteControl(w, env) }, func(r *bufio.Reader) (any, error) { return wire.ReadControl(r) }, 0, env},
 	}
 }
 
@@ -81,7 +84,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Fatalf("read back (-want +got):\n%s", d)
 			}
 			// Cut anywhere inside, it is an error and no value is made up.
-			for n := range len(full) {
+			for n := range full {
 				r := bufio.NewReader(bytes.NewReader(full[:n]))
 				if m.kind != 0 {
 					if _, err := wire.ReadKind(r); err != nil {
@@ -126,6 +129,19 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
+// TestLargestEnvironment is what Linux allows a process at most.
+func TestLargestEnvironment(t *testing.T) {
+	v := wire.Variables(slices.Repeat([]string{strings.Repeat("\xff", 128<<10-1)}, 48))
+	var b bytes.Buffer
+	if err := wire.WriteControl(&b, wire.Control{ID: 1, Result: &wire.Result{Environ: v}}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := wire.ReadControl(&b)
+	if err != nil || !slices.Equal(c.Result.Environ, v) {
+		t.Fatalf("it did not arrive as it was: %v", err)
+	}
+}
+
 func kind(r *bufio.Reader) error { _, err := wire.ReadKind(r); return err }
 
 // FuzzStream feeds every reader: none may panic, and what one accepts it must write back
@@ -133,7 +149,7 @@ func kind(r *bufio.Reader) error { _, err := wire.ReadKind(r); return err }
 func FuzzStream(f *testing.F) {
 	for _, m := range messages() {
 		var b bytes.Buffer
-		if m.kind == wire.KindControl {
+		if _, control := m.want.(wire.Control); control {
 			_ = wire.WriteControlHeader(&b)
 		}
 		if err := m.write(&b); err != nil {
@@ -157,6 +173,10 @@ func FuzzStream(f *testing.F) {
 			}
 			if err := wire.WriteControl(&b, c); err != nil {
 				t.Fatalf("%+v can be read but not written: %v", c, err)
+			}
+			again, err := wire.ReadControl(&b)
+			if d := cmp.Diff(c, again, addrs, cmpopts.EquateEmpty()); err != nil || d != "" {
+				t.Fatalf("read again (-first +second): %v\n%s", err, d)
 			}
 			return
 		case wire.KindDial:
