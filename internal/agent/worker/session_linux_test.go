@@ -338,7 +338,7 @@ func frame(json string) []byte { return append([]byte{0, 0, 0, byte(len(json))},
 
 func TestProcess(t *testing.T) {
 	cmd := exec.Command("sleep", "300")
-	cmd.Env = []string{"SHOP=open", "NAME=värde <&>"}
+	cmd.Env = []string{"SHOP=open", "NAME=värde <&>", "LATIN=v\xe4rde\nwith lines"}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +360,7 @@ func TestProcess(t *testing.T) {
 	for end := time.Now().Add(patience); !slices.Equal(r.Environ, cmd.Env) && time.Now().Before(end); {
 		r = c.request(t, wire.Control{Environ: &wire.Environ{}}) // until its exec is done
 	}
-	if diff := cmp.Diff(cmd.Env, r.Environ); diff != "" {
+	if diff := cmp.Diff(cmd.Env, []string(r.Environ)); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
 	_ = cmd.Process.Kill()
