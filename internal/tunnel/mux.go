@@ -118,8 +118,8 @@ func (s *mux) Err() error {
 	default:
 		return nil
 	}
-	// A closed session answers Accept at once with why it closed.
-	_, err := s.m.AcceptStream()
+	// A closed session answers at once with why it closed.
+	_, err := s.m.OpenStream(context.Background())
 	return s.explain(err)
 }
 

@@ -1,0 +1,126 @@
+// Package arch holds the rules of the project's structure as tests, each with its reason.
+package arch
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/mirrord-go/mirrord"
+
+// pkg is what `go list` says of a package.
+type pkg struct {
+	ImportPath, Dir   string
+	GoFiles, CgoFiles []string
+	IgnoredGoFiles    []string
+	Imports, Deps     []string
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,GoFiles,CgoFiles,IgnoredGoFiles,Imports,Deps"}, args...)...)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pkgs []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		switch err := d.Decode(&p); {
+		case errors.Is(err, io.EOF):
+			return pkgs
+		case err != nil:
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// TestEveryPackageTellsItsStory: a newcomer reads the package comment first, so there is one,
+// and only one.
+func TestEveryPackageTellsItsStory(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		files := slices.Concat(p.GoFiles, p.IgnoredGoFiles)
+		if len(files) == 0 {
+			continue // tests only
+		}
+		var with []string
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			ast, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ast.Doc != nil && strings.TrimSpace(ast.Doc.Text()) != "" {
+				with = append(with, f)
+			}
+		}
+		if len(with) != 1 {
+			t.Errorf("%s has %d package comments: %v", p.ImportPath, len(with), with)
+		}
+	}
+}
+
+// TestImports keeps apart what would otherwise grow together.
+func TestImports(t *testing.T) {
+	for _, rule := range []struct {
+		pkgs   string
+		forbid []string
+		reason string
+	}{
+		{"./api/...", []string{module + "/internal/...", "k8s.io/client-go/..."}, "others import the types; they bring apimachinery and nothing else"},
+		{"./internal/config/...", []string{"k8s.io/...", module + "/internal/kube/..."}, "a configuration is read without a cluster"},
+		{"./internal/profile/...", []string{"k8s.io/client-go/...", module + "/internal/kube/..."}, "profiles are applied without a client; the cluster is one store of several"},
+		{"./internal/tunnel/...", []string{"k8s.io/...", module + "/internal/session/...", module + "/internal/agent/..."}, "the tunnel knows neither of its ends"},
+		{"./internal/intercept/...", []string{"k8s.io/...", module + "/internal/tunnel/...", module + "/internal/config/..."}, "interception knows its Network and nothing of where it comes from"},
+		{"./internal/agent/...", []string{"k8s.io/...", module + "/internal/kube/...", module + "/internal/config/...", "github.com/spf13/cobra"}, "the agent's image stays small, and it asks no API server"},
+		{"./internal/session/...", []string{"k8s.io/client-go/...", module + "/internal/kube/...", module + "/internal/cli/..."}, "a session runs against any agent; the demo's has no cluster"},
+		{"./cmd/mirrord", []string{"github.com/cilium/ebpf/...", "github.com/google/nftables/...", "github.com/gopacket/gopacket/..."}, "what works in the cluster is not part of the CLI"},
+	} {
+		for _, p := range list(t, rule.pkgs) {
+			for _, dep := range p.Deps {
+				for _, f := range rule.forbid {
+					if matches(f, dep) && !strings.HasPrefix(p.ImportPath, strings.TrimSuffix(f, "/...")) {
+						t.Errorf("%s depends on %s: %s", p.ImportPath, dep, rule.reason)
+					}
+				}
+			}
+		}
+	}
+}
+
+func matches(pattern, path string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == prefix || strings.HasPrefix(path, prefix+"/")
+	}
+	return path == pattern
+}
+
+// TestMainsAreShort: what a program does can be tested only where main is not.
+func TestMainsAreShort(t *testing.T) {
+	for _, p := range list(t, "./cmd/...") {
+		for _, f := range p.GoFiles {
+			fset := token.NewFileSet()
+			ast, err := parser.ParseFile(fset, filepath.Join(p.Dir, f), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range ast.Decls {
+				if lines := fset.Position(d.End()).Line - fset.Position(d.Pos()).Line; lines > 12 {
+					t.Errorf("%s/%s has a declaration of %d lines", p.ImportPath, f, lines)
+				}
+			}
+		}
+	}
+}
