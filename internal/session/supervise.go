@@ -27,6 +27,7 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 	select {
 	case e := <-exited:
 		s.drain(ctx)
+		s.endOrphans()
 		return e.status()
 	case <-s.client.Done():
 		err := s.lost(ctx)
@@ -83,6 +84,26 @@ func (s *session) terminate(exited <-chan exit) {
 		}
 	}
 	s.log.Debug("the local process does not end", "pid", s.child.Pid())
+}
+
+// endOrphans ends what the process has left running, politely at first: when the session is
+// over, all its network calls fail, and a server below a shell would try them for ever.
+func (s *session) endOrphans() {
+	left := orphans(IDVariable + "=" + s.o.ID)
+	defer left.close()
+	if left.count() == 0 {
+		return
+	}
+	s.o.Observer.Event(Event{
+		Kind: "notice",
+		Text: fmt.Sprintf("the process left %d others running; they end with the session, without which they have no network", left.count()),
+	})
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		left.signal(sig)
+		if left.wait(time.Now().Add(killGrace)) {
+			return
+		}
+	}
 }
 
 // hasExited waits for the process. It can be asked again after it has said yes.

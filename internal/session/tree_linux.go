@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,17 +22,38 @@ type tree []int
 // descendants finds the processes below pid, which is not one of them. It finds none where
 // the kernel does not list children (CONFIG_PROC_CHILDREN).
 func descendants(pid int) tree {
+	return below(pid, func(int) bool { return true })
+}
+
+// orphans finds what an ended local process has left running. This process inherits it as
+// children (PR_SET_CHILD_SUBREAPER, prctl(2)), among others of its own; the variable mark
+// ("NAME=value") in the environment tells them apart.
+func orphans(mark string) tree {
+	return below(os.Getpid(), func(pid int) bool {
+		// Empty for those that have ended and only wait to be reaped.
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		return err == nil && slices.Contains(strings.Split(string(environ), "\x00"), mark)
+	})
+}
+
+// below finds the descendants of a process that are wanted.
+func below(pid int, wanted func(pid int) bool) tree {
 	var t tree
-	for queue := []int{pid}; len(queue) > 0 && len(t) < maxTree; queue = queue[1:] {
+	for queue := []int{pid}; len(queue) > 0 && len(queue) < maxTree; queue = queue[1:] {
 		for _, child := range children(queue[0]) {
-			if fd, err := unix.PidfdOpen(child, 0); err == nil {
+			queue = append(queue, child)
+			// The descriptor comes first: what is then found out is about what it holds.
+			if fd, err := unix.PidfdOpen(child, 0); err == nil && wanted(child) {
 				t = append(t, fd)
-				queue = append(queue, child)
+			} else if err == nil {
+				_ = unix.Close(fd)
 			}
 		}
 	}
 	return t
 }
+
+func (t tree) count() int { return len(t) }
 
 func children(pid int) []int {
 	var out []int

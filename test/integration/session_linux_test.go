@@ -190,6 +190,7 @@ func TestSession(t *testing.T) {
 		{"many connections", many},
 		{"the agent is killed", agentKilled},
 		{"the local process is killed", clientKilled},
+		{"a shell that ends leaves no server behind", shellEnds},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.f(t, w)
@@ -499,5 +500,28 @@ func clientKilled(t *testing.T, w *world) {
 	<-r.ended
 	if r.status.Code != 128+int(syscall.SIGKILL) || r.err != nil {
 		t.Errorf("exit code %d, %v", r.status.Code, r.err)
+	}
+}
+
+// shellEnds ends a shell whose server would live on: with no session, it would have no
+// network. The pod's port is given back.
+func shellEnds(t *testing.T, w *world) {
+	r := w.startCommand(t, []change{incoming(config.IncomingSteal)}, "sh", "-c",
+		`"$0" serve :8080 & echo $!; read line < "$1"; exit 3`, os.Args[0], fifo(t))
+	if err := r.out.await(t.Context(), "listening"); err != nil {
+		t.Fatal(err)
+	}
+	release(t)
+	out := r.wait()
+	if r.status.Code != 3 || r.err != nil {
+		t.Errorf("exit code %d, %v, want the shell's", r.status.Code, r.err)
+	}
+	pid, err := strconv.Atoi(out[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the server is still there: %v", err)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
