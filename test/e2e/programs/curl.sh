@@ -1,0 +1,43 @@
+#!/bin/sh
+# curl as a program of the end-to-end tests. See programs_test.go for its steps: tcp, and
+# resolve, which shows the addresses that curl tries on its way to the HTTP server of a name.
+
+errno() {
+  case "$1" in
+  *'Could not resolve host'*) echo nxdomain ;;
+  *'Connection refused'*) echo ECONNREFUSED ;;
+  *'No route to host'*) echo EHOSTUNREACH ;;
+  *'Network is unreachable'*) echo ENETUNREACH ;;
+  *'Connection timed out'*) echo ETIMEDOUT ;;
+  *) echo "$1" | xargs ;;
+  esac
+}
+
+url() {
+  case "$1" in
+  *:*) echo "http://[$1]:$2/" ;;
+  *) echo "http://$1:$2/" ;;
+  esac
+}
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+  tcp)
+    words="$1 $2 $3"
+    if ! result=$(curl -sSf --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>/dev/null); then
+      result=$(errno "$(curl -v --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>&1)")
+    fi
+    shift 3
+    ;;
+  resolve)
+    words="$1 $2"
+    tried=$(curl -v --noproxy '*' --connect-timeout 5 "$(url "$2" 8080)" 2>&1 >/dev/null)
+    case "$tried" in
+    *Trying*) result=$(echo "$tried" | sed -n 's/^\*  *Trying \(.*\):8080\.\.\.*/\1/p' | tr -d '[]' | sort -u | xargs) ;;
+    *) result=$(errno "$tried") ;;
+    esac
+    shift 2
+    ;;
+  esac
+  printf '%s\t%s\n' "$words" "$result"
+done
