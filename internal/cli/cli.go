@@ -13,6 +13,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/cli/clierr"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
+	"github.com/mirrord-go/mirrord/internal/cli/configflags"
 	"github.com/mirrord-go/mirrord/internal/cli/democmd"
 	"github.com/mirrord-go/mirrord/internal/cli/execcmd"
 	"github.com/mirrord-go/mirrord/internal/cli/iostreams"
@@ -34,7 +35,7 @@ func Run(ctx context.Context, streams *iostreams.Streams, args []string) int {
 func run(ctx context.Context, f *command.Factory, args []string) int {
 	r := newRoot(f)
 	defer r.end()
-	r.cmd.SetArgs(joinOptionalValues(r.cmd, args))
+	r.cmd.SetArgs(configflags.Arguments(r.cmd, args))
 	cmd, err := r.cmd.ExecuteContextC(ctx)
 	if _, usage := errors.AsType[*clierr.UsageError](err); err != nil && !r.started && !usage {
 		// No command has run: cobra did not like the command line.

@@ -138,7 +138,7 @@ func (l *loader) read() ([]byte, error) {
 	if l.opts.Path != "-" {
 		file, err := os.Open(l.opts.Path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no configuration file %s: name another with -f, or leave -f out for the defaults: %w", l.opts.Path, err)
+			return nil, &MissingFileError{Path: l.opts.Path, Err: err}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the configuration: %w", err)

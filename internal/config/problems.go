@@ -60,6 +60,22 @@ func (p *Problems) Error() string {
 	return strings.Join(Warnings(p.List).Strings(), "\n")
 }
 
+// MissingFileError says that there is no file at the path that the user gave.
+type MissingFileError struct {
+	Path string
+	Err  error
+}
+
+func (e *MissingFileError) Error() string { return "there is no configuration file " + e.Path }
+
+// Unwrap returns the system's error.
+func (e *MissingFileError) Unwrap() error { return e.Err }
+
+// Hint says where paths come from.
+func (e *MissingFileError) Hint() string {
+	return "Correct the path. Without -f and $MIRRORD_CONFIG_FILE, a session runs with the defaults."
+}
+
 // report collects problems and warnings.
 type report struct {
 	problems []Problem

@@ -20,7 +20,7 @@ func rootFields() []Field {
 			Doc: "The target's namespace. A namespaced profile sets it when nobody else did.",
 		},
 		{
-			Path: "kubeconfig", kind: kindText, Env: []string{"MIRRORD_KUBECONFIG"}, bind: atText(func(c *Config) *string { return &c.Kubeconfig }),
+			Path: "kubeconfig", kind: kindText, Env: []string{"MIRRORD_KUBECONFIG"}, Flag: "--kubeconfig", bind: atText(func(c *Config) *string { return &c.Kubeconfig }),
 			DefaultText: "`$KUBECONFIG`, `~/.kube/config`, or in-cluster", Doc: "The kubeconfig file.",
 		},
 		{

@@ -66,12 +66,7 @@ type ClusterFlags struct {
 // Add defines the flags.
 func (c *ClusterFlags) Add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.Context, "context", "", "use this `context` of the kubeconfig")
-	AddKubeconfig(cmd, &c.Kubeconfig)
-}
-
-// AddKubeconfig defines the flag --kubeconfig.
-func AddKubeconfig(cmd *cobra.Command, kubeconfig *string) {
-	cmd.Flags().StringVar(kubeconfig, "kubeconfig", "", "use this kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
+	cmd.Flags().StringVar(&c.Kubeconfig, "kubeconfig", "", "use this kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
 }
 
 // Overrides returns the flags that were given.

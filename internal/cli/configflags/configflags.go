@@ -49,6 +49,7 @@ func Register(set *pflag.FlagSet) *Flags {
 	f.text("profile", "", "profile", "`profile` to apply: NAME, or NAMESPACE/NAME for one of a namespace")
 	f.text("target", "t", "target.path", "`target`, such as pod/NAME or deployment/NAME/container/CONTAINER; targetless for none")
 	f.text("target-namespace", "n", "target.namespace", "`namespace` of the target")
+	f.text("kubeconfig", "", "kubeconfig", "kubeconfig `file` (default $KUBECONFIG, ~/.kube/config)")
 	f.text("context", "", "kube_context", "`context` of the kubeconfig")
 	f.text("key", "k", "key", "`key` of the session, {{ key }} in the configuration file")
 	f.boolean("accept-invalid-certificates", "c", "accept_invalid_certificates", "do not verify the certificate of the API server")

@@ -23,11 +23,10 @@ import (
 type Options struct {
 	Factory *command.Factory
 
-	Flags      *configflags.Flags
-	Kubeconfig string
-	Dir        string // a folder of profiles; empty means the cluster
-	Output     command.Enum
-	Profile    string // empty means the one that the configuration selects
+	Flags   *configflags.Flags
+	Dir     string // a folder of profiles; empty means the cluster
+	Output  command.Enum
+	Profile string // empty means the one that the configuration selects
 }
 
 // NewCmd returns the command.
@@ -64,14 +63,12 @@ NAME is the profile to look at; without it, it is the one that the configuration
 	opts.Flags = configflags.Register(cmd.Flags())
 	command.AddOutput(cmd, &opts.Output, "text", "json")
 	command.AddProfilesDir(cmd, &opts.Dir)
-	command.AddKubeconfig(cmd, &opts.Kubeconfig)
 	return cmd
 }
 
 func run(ctx context.Context, opts *Options) error {
 	load := opts.Flags.LoadOptions(opts.Factory.LookupEnv)
 	load.Stdin = opts.Factory.Streams.In
-	load.Overrides = append(load.Overrides, command.ClusterFlags{Kubeconfig: opts.Kubeconfig}.Overrides()...)
 	if opts.Profile != "" {
 		load.Overrides = append(load.Overrides, config.Override{Field: "profile", Value: opts.Profile, Flag: "the argument NAME"})
 	}
