@@ -68,7 +68,29 @@ except KeyboardInterrupt:
 	}
 }
 
-func TestStop(t *testing.T) {
+// A program that is stopped while its connect is held stops, and connects when it goes on.
+func TestStoppedConnect(t *testing.T) {
+	t.Parallel()
+	s := serveAll(t)
+	r := launch(t, &fakeTarget{far: time.Second}, nil, "python3", "-c", `
+import socket, sys
+print("connecting", flush=True)
+s = socket.create_connection(("198.51.100.2", int(sys.argv[1]))); s.sendall(b"ping"); print("got", s.recv(4))
+`, s.tcp)
+	r.expect("connecting")
+	eventually(t, "the connect is held", func() bool { return r.outgoing.size() == 1 })
+	_ = r.Signal(syscall.SIGSTOP)
+	eventually(t, "the program is stopped", func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Pid()))
+		return strings.Contains(string(b), "\nState:\tT")
+	})
+	_ = r.Signal(syscall.SIGCONT)
+	if out := r.succeed(); !strings.Contains(out, "got b'ping'") {
+		t.Errorf("output %q", out)
+	}
+}
+
+func TestClose(t *testing.T) {
 	t.Parallel()
 	r := launch(t, &fakeTarget{}, nil, goChild(t), "idle")
 	r.expect("pid")

@@ -21,8 +21,9 @@ import (
 // Roles of the test binary, chosen by the environment variable roleVar.
 const (
 	roleVar        = "INTERCEPT_TEST_ROLE"
-	roleTests      = "tests"      // the tests, in a network namespace of their own
-	roleSupervisor = "supervisor" // start a program, for tests that kill the supervisor
+	dirVar         = "INTERCEPT_TEST_DIR" // where the test programs are built
+	roleTests      = "tests"              // the tests, in a network namespace of their own
+	roleSupervisor = "supervisor"         // start a program, for tests that kill the supervisor
 )
 
 // withoutNamespace says why the tests that send traffic can't run. The addresses that stand
@@ -41,11 +42,20 @@ func TestMain(m *testing.M) {
 		}
 		goleak.VerifyTestMain(m)
 	default:
+		dir, err := os.MkdirTemp("", "intercept-")
+		if err == nil {
+			err = os.Setenv(dirVar, dir)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		code, err := runInNamespace()
 		if err != nil {
 			withoutNamespace = fmt.Sprintf("needs a network namespace of its own (root or user namespaces): %v", err)
-			goleak.VerifyTestMain(m)
+			code = m.Run()
 		}
+		_ = os.RemoveAll(dir)
 		os.Exit(code)
 	}
 }
@@ -138,12 +148,7 @@ func build(t *testing.T, name string, argv ...string) string {
 	v, _ := built.LoadOrStore(name, new(buildResult))
 	r := v.(*buildResult)
 	r.once.Do(func() {
-		dir, err := os.MkdirTemp("", "intercept-")
-		if err != nil {
-			r.err = err
-			return
-		}
-		r.path = filepath.Join(dir, name)
+		r.path = filepath.Join(os.Getenv(dirVar), name)
 		cmd := exec.Command(argv[0], append(argv[1:], r.path)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
