@@ -27,6 +27,10 @@ import (
 // reason on Linux systems that lack what interception needs.
 var ErrUnsupported = errors.New("running a process with interception is not supported here")
 
+// ErrNested is wrapped by [Start] when this process runs under an interception already: the
+// kernel allows one.
+var ErrNested = errors.New("this process already runs under an interception of system calls")
+
 // Protocol is the transport of a destination.
 type Protocol uint8
 

@@ -19,9 +19,6 @@ import (
 	"github.com/mirrord-go/mirrord/internal/intercept/seccomp"
 )
 
-// ErrNested is wrapped by [Start] when this process runs under an interception already.
-var ErrNested = errors.New("this process already runs under an interception of system calls")
-
 // Start runs a program with its network calls intercepted. The context's values reach the
 // methods of the network; its end does not end the program.
 //
