@@ -1,0 +1,335 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mirrord-go/mirrord/test/bench/load"
+)
+
+// measurement is one row of the table.
+type measurement struct {
+	name string
+	job  load.Job
+	aim  float64 // times kubectl port-forward; 0 is none
+}
+
+const (
+	mib = 1 << 20
+	// Connects of a direct round take a fraction of their time, so that few sockets stay in
+	// TIME_WAIT.
+	maxConnects1, maxConnects16 = 800, 1600
+	repeatFor                   = 500 * time.Millisecond
+	// maxTimeWait is how many sockets may be in TIME_WAIT before a round: far fewer than the
+	// 14,000 past which connects of this machine become many times slower.
+	maxTimeWait = 8000
+	// A bulk transfer is as long as takes about bulkTime.
+	bulkTime         = time.Second
+	minBulk, maxBulk = 8 * mib, 1024 * mib
+	// holdConnections are open at once when memory is measured.
+	holdConnections = 1000
+	// maxMemory is the aim for the client's memory then, in MiB.
+	maxMemory = 64
+)
+
+func measurements(only string) (ms []measurement) {
+	for _, m := range []measurement{
+		{"connections/s, 1 client", load.Job{Kind: load.Connect, Clients: 1, For: repeatFor, Max: maxConnects1}, 3},
+		{"connections/s, 16 clients", load.Job{Kind: load.Connect, Clients: 16, For: repeatFor, Max: maxConnects16}, 3},
+		{"bulk down, 1 connection", load.Job{Kind: load.Down, Clients: 1}, 0.9},
+		{"bulk down, 8 connections", load.Job{Kind: load.Down, Clients: 8}, 0.9},
+		{"bulk up, 1 connection", load.Job{Kind: load.Up, Clients: 1}, 0.9},
+		{"bulk up, 8 connections", load.Job{Kind: load.Up, Clients: 8}, 0.9},
+		{"HTTP requests/s, 1 client", load.Job{Kind: load.HTTP, Clients: 1, For: repeatFor, Max: 1 << 30}, 1},
+		{"HTTP requests/s, 8 clients", load.Job{Kind: load.HTTP, Clients: 8, For: repeatFor, Max: 1 << 30}, 1},
+	} {
+		if strings.Contains(m.name, only) {
+			ms = append(ms, m)
+		}
+	}
+	return ms
+}
+
+// The sides that every run has, and what those of another build's name begin with.
+const (
+	direct   = "direct"
+	kubectl  = "port-forward"
+	outgoing = "outgoing"
+	stolen   = "stolen"
+)
+
+// side is one way to a server.
+type side struct {
+	name     string
+	client   *loadClient
+	raw, web string
+	session  *session // or nil
+
+	// bytes of a transfer, by measurement.
+	bytes map[string]int64
+}
+
+// measure makes all measurements.
+func measure(t *host, o options) *Report {
+	s := newStage(t, o)
+	report := newReport(s)
+	sides := s.sides()
+	ms := measurements(o.only)
+	if len(ms) > 0 {
+		t.Logf("finding out how many bytes to move")
+		for _, m := range ms {
+			for _, sd := range sides {
+				sd.calibrate(m)
+			}
+		}
+	}
+	for round := range o.rounds {
+		if len(ms) == 0 {
+			break
+		}
+		report.TimeWait = append(report.TimeWait, s.awaitQuiet())
+		t.Logf("round %d of %d, %d sockets in TIME_WAIT", round+1, o.rounds, report.TimeWait[round])
+		for i, m := range ms {
+			for j := range sides {
+				// Nobody is always first, or behind the same other.
+				sd := sides[(i+j+round)%len(sides)]
+				report.add(m, sd.name, sd.measure(m))
+			}
+		}
+	}
+	s.memory(sides, report)
+	for _, sd := range sides {
+		if sd.session != nil {
+			sd.session.stop()
+		}
+	}
+	for _, b := range s.builds {
+		if o.starts > 0 {
+			report.Starts = append(report.Starts, s.starts(b, o.starts))
+		}
+	}
+	return report
+}
+
+// sides starts all that is compared.
+func (s *stage) sides() []*side {
+	local := s.localClient()
+	s.t.Logf("starting kubectl port-forward")
+	raw, web := s.portForward()
+	sides := []*side{
+		{name: direct, client: local, raw: hostPort(s.server, rawPort), web: hostPort(s.server, webPort)},
+		{name: kubectl, client: local, raw: raw, web: web},
+	}
+	for i, b := range s.builds {
+		s.t.Logf("starting %ssessions", b.name)
+		client, se := s.outgoing(b)
+		sides = append(sides, &side{name: b.name + outgoing, client: client, raw: hostPort(s.server, rawPort), web: hostPort(s.server, webPort), session: se})
+		port := stolenPort + 2*i
+		se = s.stolen(b, port)
+		sides = append(sides, &side{name: b.name + stolen, client: local, raw: hostPort(s.target, port), web: hostPort(s.target, port+1), session: se})
+	}
+	for _, sd := range sides {
+		sd.bytes = map[string]int64{}
+	}
+	return sides
+}
+
+// job fills in where to.
+func (sd *side) job(m measurement) load.Job {
+	j := m.job
+	j.Addr, j.Bytes = sd.raw, sd.bytes[m.name]
+	if j.Kind == load.HTTP {
+		j.Addr = sd.web
+	}
+	return j
+}
+
+// calibrate does a measurement once, which warms up, and decides how much a transfer moves.
+func (sd *side) calibrate(m measurement) {
+	if m.job.Kind != load.Down && m.job.Kind != load.Up {
+		return
+	}
+	const first = 16 * mib
+	sd.bytes[m.name] = first
+	r := sd.client.do(sd.name, sd.job(m))
+	sd.bytes[m.name] = min(max(int64(first/r.Seconds*bulkTime.Seconds()), minBulk), maxBulk)
+}
+
+// value is what one measurement of one side gives.
+type value struct {
+	rate    float64 // connections, requests or bytes a second
+	latency float64 // median of one connection or request, in seconds; 0 for transfers
+}
+
+func (sd *side) measure(m measurement) value {
+	j := sd.job(m)
+	r := sd.client.do(sd.name, j)
+	if j.Kind == load.Down || j.Kind == load.Up {
+		return value{rate: float64(j.Bytes) / r.Seconds}
+	}
+	return value{rate: float64(r.Count) / r.Seconds, latency: r.P50}
+}
+
+// awaitQuiet waits until few sockets are in TIME_WAIT and returns their number.
+func (s *stage) awaitQuiet() int {
+	for said := false; ; said = true {
+		n := s.timeWait()
+		if n <= maxTimeWait {
+			return n
+		}
+		if !said {
+			s.t.Logf("waiting while %d sockets are in TIME_WAIT", n)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-s.t.ctx.Done():
+			s.t.Fatalf("interrupted")
+		}
+	}
+}
+
+// timeWait counts the sockets in TIME_WAIT of this machine and of the node.
+func (s *stage) timeWait() (n int) {
+	for _, file := range []string{"/proc/self/net/sockstat", fmt.Sprintf("/proc/%d/net/sockstat", s.env.Cluster.PID)} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // another's cluster
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			for i := 0; i+1 < len(f) && f[0] == "TCP:"; i++ {
+				if f[i] == "tw" {
+					tw, _ := strconv.Atoi(f[i+1])
+					n += tw
+				}
+			}
+		}
+	}
+	return n
+}
+
+// memory sees how much the clients have needed so far, and how much with many connections.
+func (s *stage) memory(sides []*side, report *Report) {
+	s.t.Logf("opening %d connections", holdConnections)
+	for _, sd := range sides {
+		if sd.session == nil {
+			continue
+		}
+		pid := sd.session.cmd.Process.Pid
+		m := Memory{Name: sd.name, Traffic: s.status(pid, "VmHWM"), Connections: holdConnections}
+		// The peak begins again: proc_pid_clear_refs(5).
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+			s.t.Logf("the peak of %s is that of all measurements: %v", sd.name, err)
+		}
+		r := sd.client.do(sd.name, load.Job{Kind: load.Hold, Addr: sd.raw, Clients: holdConnections})
+		m.Seconds = r.Seconds
+		m.Held = s.status(pid, "VmHWM")
+		sd.client.do(sd.name, load.Job{Kind: load.Release})
+		report.Memory = append(report.Memory, m)
+	}
+}
+
+// status reads a size from /proc/PID/status, in MiB.
+func (s *stage) status(pid int, key string) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, key+":"); ok {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return kib / 1024
+		}
+	}
+	s.t.Fatalf("/proc/%d/status has no %s", pid, key)
+	return 0
+}
+
+// starts takes the time of sessions, from the start of the command to the first instruction
+// of the local process.
+func (s *stage) starts(b build, n int) Start {
+	s.t.Logf("starting %d %ssessions for their time", n, b.name)
+	out := Start{Name: strings.TrimSpace(b.name), Parts: map[string]float64{}}
+	parts := map[string][]float64{}
+	for range n {
+		out.bare = append(out.bare, s.clock(nil, s.loader, "clock"))
+		l := &lines{}
+		total := s.clock(l, s.execArgs(b, "steal", s.loader, "clock")...)
+		out.totals = append(out.totals, total)
+		rest := total
+		for _, p := range l.phases() {
+			if !slices.Contains(out.Order, p.name) {
+				out.Order = append(out.Order, p.name)
+			}
+			parts[p.name] = append(parts[p.name], p.seconds)
+			rest -= p.seconds
+		}
+		parts[between] = append(parts[between], rest)
+	}
+	out.Order = append(out.Order, between)
+	for name, all := range parts {
+		out.Parts[name] = median(all)
+	}
+	out.Total, out.Bare = median(out.totals), median(out.bare)
+	return out
+}
+
+// between is what no phase covers: the start of the command, and of the process.
+const between = "the rest"
+
+// clock runs something that ends in the loader's clock, and returns how long after its start
+// that began.
+func (s *stage) clock(errs *lines, args ...string) float64 {
+	cmd := exec.CommandContext(s.t.ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.env.Kubeconfig)
+	if errs != nil {
+		cmd.Stderr = errs
+	}
+	began := time.Now()
+	out, err := cmd.Output()
+	if err != nil {
+		text := ""
+		if errs != nil {
+			text = "\n" + errs.rest()
+		}
+		s.t.Fatalf("%v: %v%s", args, err, text)
+	}
+	ns, err := strconv.ParseInt(string(bytes.TrimSpace(out)), 10, 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return time.Unix(0, ns).Sub(began).Seconds()
+}
+
+// environment says where the figures are from.
+func environment(s *stage) (kernel, version string) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		kernel = unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
+	}
+	v, err := s.env.Client.Discovery().ServerVersion()
+	if err != nil {
+		s.t.Fatal(errors.Join(errors.New("asking the cluster for its version"), err))
+	}
+	return kernel, v.GitVersion
+}
+
+func newReport(s *stage) *Report {
+	kernel, version := environment(s)
+	return &Report{
+		Time: time.Now().UTC().Truncate(time.Second), Kernel: kernel, CPUs: runtime.NumCPU(), Kubernetes: version,
+	}
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Report is what a run has found.
+type Report struct {
+	Time       time.Time `json:"time"`
+	Command    string    `json:"command"`
+	Kernel     string    `json:"kernel"`
+	CPUs       int       `json:"cpus"`
+	Kubernetes string    `json:"kubernetes"`
+	// Rows are the measurements, in their order.
+	Rows []*Row `json:"measurements"`
+	// TimeWait is how many sockets were in TIME_WAIT before each round.
+	TimeWait []int    `json:"timeWait"`
+	Memory   []Memory `json:"memory"`
+	Starts   []Start  `json:"starts"`
+}
+
+// Row is one measurement of all sides.
+type Row struct {
+	Name string `json:"name"`
+	// Aim is the least ratio of a session to kubectl port-forward, 0 for none.
+	Aim   float64 `json:"aim,omitempty"`
+	Sides []*Side `json:"sides"`
+
+	bulk bool
+}
+
+// Side is what one way to a server gave in one measurement, over the rounds.
+type Side struct {
+	Name string `json:"name"`
+	// Rates are connections, requests, or bytes a second.
+	Rates []float64 `json:"rates"`
+	// Latencies are the medians for one connection or request, in seconds.
+	Latencies []float64 `json:"latencies,omitempty"`
+	// Direct and Forward are the medians of the ratios, round by round, to direct
+	// connections and to kubectl port-forward.
+	Direct  float64 `json:"ratioToDirect"`
+	Forward float64 `json:"ratioToPortForward"`
+}
+
+// Memory is what a client needed, in MiB.
+type Memory struct {
+	Name string `json:"name"`
+	// Traffic is its peak in all measurements, Held its peak while it opened and held
+	// connections, each of which had carried data.
+	Traffic     float64 `json:"peakInTraffic"`
+	Held        float64 `json:"peakWithConnections"`
+	Connections int     `json:"connections"`
+	// Seconds that opening them and a first exchange over each took.
+	Seconds float64 `json:"seconds"`
+}
+
+// Start is how long a session takes to start, in seconds; medians.
+type Start struct {
+	// Name is empty for this checkout's build.
+	Name string `json:"name,omitempty"`
+	// Total is from the start of the command to the first instruction of its process, and
+	// Bare the same without a session.
+	Total float64 `json:"total"`
+	Bare  float64 `json:"bare"`
+	// Parts by name, as they are in the command's progress, in their Order.
+	Parts map[string]float64 `json:"parts"`
+	Order []string           `json:"order"`
+
+	totals, bare []float64
+}
+
+// add notes a value and computes the ratios again.
+func (r *Report) add(m measurement, side string, v value) {
+	i := slices.IndexFunc(r.Rows, func(row *Row) bool { return row.Name == m.name })
+	if i < 0 {
+		i = len(r.Rows)
+		r.Rows = append(r.Rows, &Row{Name: m.name, Aim: m.aim, bulk: v.latency == 0})
+	}
+	row := r.Rows[i]
+	sd := row.side(side)
+	if sd == nil {
+		sd = &Side{Name: side}
+		row.Sides = append(row.Sides, sd)
+	}
+	sd.Rates = append(sd.Rates, v.rate)
+	if v.latency > 0 {
+		sd.Latencies = append(sd.Latencies, v.latency)
+	}
+	for _, sd := range row.Sides {
+		sd.Direct = ratio(sd.Rates, row.side(direct))
+		sd.Forward = ratio(sd.Rates, row.side(kubectl))
+	}
+}
+
+func (row *Row) side(name string) *Side {
+	for _, sd := range row.Sides {
+		if sd.Name == name {
+			return sd
+		}
+	}
+	return nil
+}
+
+// ratio is the median of the ratios of the rounds that both have.
+func ratio(rates []float64, to *Side) float64 {
+	if to == nil {
+		return 0
+	}
+	var all []float64
+	for i := range min(len(rates), len(to.Rates)) {
+		all = append(all, rates[i]/to.Rates[i])
+	}
+	return median(all)
+}
+
+func median(all []float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	all = slices.Sorted(slices.Values(all))
+	if n := len(all); n%2 == 0 {
+		return (all[n/2-1] + all[n/2]) / 2
+	}
+	return all[len(all)/2]
+}
+
+// Missed lists the aims that this checkout's build does not reach.
+func (r *Report) Missed() (missed []string) {
+	for _, row := range r.Rows {
+		for _, name := range []string{outgoing, stolen} {
+			if sd := row.side(name); sd != nil && sd.Forward < row.Aim {
+				missed = append(missed, fmt.Sprintf("%s, %s: %.2f times kubectl port-forward, not %.2g", row.Name, name, sd.Forward, row.Aim))
+			}
+		}
+	}
+	for _, m := range r.Memory {
+		if (m.Name == outgoing || m.Name == stolen) && m.Held >= maxMemory {
+			missed = append(missed, fmt.Sprintf("memory with %d connections, %s: %.0f MiB, not less than %d", m.Connections, m.Name, m.Held, maxMemory))
+		}
+	}
+	return missed
+}
+
+// Table is the report for people.
+func (r *Report) Table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %s, %d CPUs, Kubernetes %s: %s\n\n", r.Time.Format(time.RFC3339), r.Kernel, r.CPUs, r.Kubernetes, r.Command)
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	if len(r.Rows) > 0 {
+		r.ratios(w)
+		fmt.Fprintln(w)
+		r.absolute(w)
+		fmt.Fprintf(w, "\nsockets in TIME_WAIT before each round: %s\n", strings.Trim(fmt.Sprint(r.TimeWait), "[]"))
+	}
+	if len(r.Memory) > 0 {
+		fmt.Fprintln(w, "\nmemory of the client, MiB\tpeak in traffic\tpeak with connections\tthey took")
+		for _, m := range r.Memory {
+			fmt.Fprintf(w, "%s\t%.0f\t%.0f with %d\t%.2f s\n", m.Name, m.Traffic, m.Held, m.Connections, m.Seconds)
+		}
+	}
+	for _, s := range r.Starts {
+		fmt.Fprintf(w, "\nfrom the command to the first instruction of its process%s\t%s\n", in(s.Name), milliseconds(s.Total))
+		for _, name := range s.Order {
+			fmt.Fprintf(w, "  %s\t%s\n", name, milliseconds(s.Parts[name]))
+		}
+		fmt.Fprintf(w, "  (the same process without a session)\t%s\n", milliseconds(s.Bare))
+	}
+	_ = w.Flush() // into memory
+	return b.String()
+}
+
+func in(build string) string {
+	if build == "" {
+		return ""
+	}
+	return " (" + build + " build)"
+}
+
+func (r *Report) ratios(w *tabwriter.Writer) {
+	fmt.Fprint(w, "ratio to direct (to port-forward)")
+	for _, sd := range r.Rows[0].ordered()[1:] {
+		fmt.Fprintf(w, "\t%s", sd.Name)
+	}
+	fmt.Fprintln(w, "\taim")
+	for _, row := range r.Rows {
+		fmt.Fprint(w, row.Name)
+		for _, sd := range row.ordered()[1:] {
+			fmt.Fprintf(w, "\t%.3f", sd.Direct)
+			if sd.Name != kubectl {
+				fmt.Fprintf(w, " (%.2f)", sd.Forward)
+			}
+		}
+		fmt.Fprintf(w, "\t(%.2g)\n", row.Aim)
+	}
+}
+
+func (r *Report) absolute(w *tabwriter.Writer) {
+	fmt.Fprint(w, "medians")
+	for _, sd := range r.Rows[0].ordered() {
+		fmt.Fprintf(w, "\t%s", sd.Name)
+	}
+	fmt.Fprintln(w)
+	for _, row := range r.Rows {
+		fmt.Fprint(w, row.Name)
+		for _, sd := range row.ordered() {
+			if row.bulk {
+				fmt.Fprintf(w, "\t%.0f MiB/s", median(sd.Rates)/mib)
+			} else {
+				fmt.Fprintf(w, "\t%.0f, p50 %s", median(sd.Rates), milliseconds(median(sd.Latencies)))
+			}
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// ordered are the sides in the order of the table: direct, kubectl, and the sessions as they
+// were started.
+func (row *Row) ordered() []*Side {
+	rank := func(sd *Side) int {
+		i := slices.Index([]string{direct, kubectl, outgoing, stolen}, sd.Name)
+		if i < 0 {
+			return 4
+		}
+		return i
+	}
+	return slices.SortedStableFunc(slices.Values(row.Sides), func(a, b *Side) int {
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+}
+
+func milliseconds(s float64) string {
+	if s < 0.01 {
+		return fmt.Sprintf("%.2f ms", s*1000)
+	}
+	return fmt.Sprintf("%.0f ms", s*1000)
+}
+
+// phase is a part of a start.
+type phase struct {
+	name    string
+	seconds float64
+}
