@@ -78,25 +78,26 @@ func TestGRPC(t *testing.T) {
 			front := listen(t)
 			verdict := make(chan bool, 1)
 			var wg sync.WaitGroup
-			wg.Go(func() { verdict <- handOver(t, front, backend.Addr().String()) })
+			defer wg.Wait()
+			defer front.Close()
+			wg.Go(func() { handOver(t, front, backend.Addr().String(), verdict) })
 			conn, err := grpc.NewClient(front.Addr().String(), grpc.WithUserAgent(agent),
 				grpc.WithTransportCredentials(insecure.NewCredentials()))
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer conn.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			for range 3 {
 				res, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
 				if err != nil || res.Status != grpc_health_v1.HealthCheckResponse_SERVING {
-					t.Errorf("answer %v, %v", res, err)
+					t.Fatalf("answer %v, %v", res, err)
 				}
 				if got := <-agents; !strings.HasPrefix(got, agent) {
 					t.Errorf("the server saw %q", got)
 				}
 			}
-			conn.Close()
-			wg.Wait()
 			if got := <-verdict; got != want {
 				t.Errorf("is a probe: %v, want %v", got, want)
 			}
@@ -126,27 +127,27 @@ func listen(t *testing.T) net.Listener {
 }
 
 // handOver classifies one connection and relays it.
-func handOver(t *testing.T, front net.Listener, to string) bool {
+func handOver(t *testing.T, front net.Listener, to string, verdict chan<- bool) {
 	in, err := front.Accept()
 	if err != nil {
 		t.Error(err)
-		return false
+		return
 	}
 	defer in.Close()
 	got, peeked, err := Classify(t.Context(), in.(*net.TCPConn), []wire.ProbeKind{wire.ProbeGRPC})
 	if err != nil {
 		t.Error(err)
-		return false
+		return
 	}
+	verdict <- got
 	out, err := net.Dial("tcp", to)
 	if err != nil {
 		t.Error(err)
-		return false
+		return
 	}
 	defer out.Close()
 	var wg sync.WaitGroup
 	wg.Go(func() { out.Write(peeked); io.Copy(out, in); out.(*net.TCPConn).CloseWrite() })
 	wg.Go(func() { io.Copy(in, out) })
 	wg.Wait()
-	return got
 }
