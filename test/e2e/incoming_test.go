@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // profile applies a profile of the test's namespace and returns its reference.
@@ -26,7 +28,7 @@ func profileManifest(kind, name string, changes ...string) string {
 	}
 	b, _ := json.Marshal(list)
 	return "apiVersion: profiles.mirrord.metalbear.co/v1alpha\nkind: " + kind +
-		"\nmetadata: {name: " + name + "}\nspec: {featureAdjustments: " + string(b) + "}\n"
+		"\nmetadata: {name: \"" + name + "\"}\nspec: {featureAdjustments: " + string(b) + "}\n"
 }
 
 // post makes one POST request with a body from the client pod.
@@ -196,6 +198,49 @@ func mirrored(se *session, name string, asked []answer, others int) error {
 		return fmt.Errorf("the local process has received %d requests of %d", n, want)
 	}
 	return nil
+}
+
+// TestMirrorBytes compares all that a mirrored connection carried, heads of requests and all,
+// connection by connection.
+func TestMirrorBytes(t *testing.T) {
+	s := newStage(t)
+	port, admin := freePort(t), freePort(t)
+	s.deploy(t, web([]uint16{port})+"---"+client, "pod/web", "pod/client")
+	ip4, ip6 := s.ips(t, "web")
+	se := s.start(t, run{
+		config:  object{"profile": s.profile(t, "mirror", "incoming-mirror"), "target": s.webTarget()},
+		command: []string{built.workload, "serve", "-name", "laptop", "-http", fmt.Sprintf(":%d", port), "-admin", fmt.Sprintf("127.0.0.1:%d", admin)},
+	})
+	se.subscribed(port)
+	for _, ip := range []string{ip4, ip6} {
+		s.keptAlive(t, url(ip, port), "web")
+		answeredBy(t, "with a body", "web", s.post(t, url(ip, port), bytes.Repeat([]byte(ip), 50_000)))
+	}
+	type stream struct {
+		Peer, Local, SHA256 string
+		Size                int64
+	}
+	streams := func(ip string, admin uint16) map[string]stream {
+		var all []stream
+		adminGet(t, url(ip, admin)+"raw", &all)
+		by := map[string]stream{}
+		for _, x := range all {
+			if plain(x.Local).Port() == port {
+				by[plain(x.Peer).String()] = stream{SHA256: x.SHA256, Size: x.Size}
+			}
+		}
+		return by
+	}
+	want := streams(ip4, 8090)
+	if len(want) != 4 {
+		t.Errorf("the pod has had the connections %v, want 4", want)
+	}
+	eventually(t, func() error {
+		if diff := cmp.Diff(want, streams("127.0.0.1", admin)); diff != "" {
+			return fmt.Errorf("connections by peer at the pod and the local process (-pod +local):\n%s", diff)
+		}
+		return nil
+	})
 }
 
 // TestIncomingOff: the local process listens on the target's ports and gets nothing, and the

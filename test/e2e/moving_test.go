@@ -222,7 +222,8 @@ spec:
     image: %[1]s
     imagePullPolicy: Never
     args: [serve, -admin, ":8091", -http, "", -grpc, ":%[3]d"]
-    livenessProbe: {grpc: {port: %[3]d}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {tcpSocket: {port: 8091}, periodSeconds: 1}
+    livenessProbe: {grpc: {port: %[3]d}, periodSeconds: 1, timeoutSeconds: 3, failureThreshold: 2}
 `, clustertest.WorkloadImage, http, grpc)
 }
 
