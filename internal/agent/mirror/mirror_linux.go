@@ -44,21 +44,6 @@ type Mirror struct {
 	closed  bool
 }
 
-// Stats counts since [Open].
-type Stats struct {
-	// Packets were looked at; KernelDrops were missed, because we were too slow.
-	Packets, KernelDrops uint64
-	// Conns were handed out, Joined of them in the middle.
-	Conns, Joined uint64
-	// Gaps, Slow and Evicted are the copies that ended early, with [GapError], [SlowError]
-	// and [ErrEvicted].
-	Gaps, Slow, Evicted uint64
-	// Open is how many connections are being copied; Buffered is what waits to be read, in
-	// bytes.
-	Open     int
-	Buffered int64
-}
-
 // Open makes ready to copy; nothing is copied before [Mirror.Add].
 func Open(log *slog.Logger) (*Mirror, error) { return openWith(log, defaultLimits(), receiveBuffer) }
 

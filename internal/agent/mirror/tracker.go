@@ -55,6 +55,21 @@ const (
 	dead
 )
 
+// Stats counts since the mirror was opened.
+type Stats struct {
+	// Packets were looked at; KernelDrops were missed, because we were too slow.
+	Packets, KernelDrops uint64
+	// Conns were handed out, Joined of them in the middle.
+	Conns, Joined uint64
+	// Gaps, Slow and Evicted are the copies that ended early, with [GapError], [SlowError]
+	// and [ErrEvicted].
+	Gaps, Slow, Evicted uint64
+	// Open is how many connections are being copied; Buffered is what waits to be read, in
+	// bytes.
+	Open     int
+	Buffered int64
+}
+
 // tracker follows connections from packet to packet. It is not safe for concurrent use.
 type tracker struct {
 	limits limits
