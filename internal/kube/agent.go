@@ -172,7 +172,7 @@ func (a *Agent) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if err := a.c.remove(ctx, jobs, a.namespace, a.job); err != nil {
-		return a.c.explain(err, fmt.Sprintf("deleting job %s", a.job), jobs.rule("delete", a.namespace))
+		return a.c.explain(ctx, err, fmt.Sprintf("deleting job %s", a.job), jobs.rule("delete", a.namespace))
 	}
 	a.closed = true
 	return nil

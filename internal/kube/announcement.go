@@ -36,11 +36,11 @@ func (c *Cluster) awaitAnnouncement(ctx context.Context, namespace, podName, con
 			return a, nil
 		case err != nil && !transient(err) && !apierrors.IsBadRequest(err):
 			// Bad requests pass: the node's view of the container lags behind.
-			return a, c.explain(err, doing, Rule{Verb: "get", Resource: "pods/log", Namespace: namespace})
+			return a, c.explain(ctx, err, doing, Rule{Verb: "get", Resource: "pods/log", Namespace: namespace})
 		}
 		var pod corev1.Pod
 		if err := c.get(ctx, pods, namespace, podName, &pod); err != nil {
-			return a, c.explain(err, doing, pods.rule("get", namespace))
+			return a, c.explain(ctx, err, doing, pods.rule("get", namespace))
 		}
 		if s := statusOf(&pod, container); s != nil && s.State.Terminated != nil {
 			return a, ended(&pod, s.State.Terminated)

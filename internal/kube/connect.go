@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -54,6 +55,7 @@ type Cluster struct {
 	user      credentials
 	context   string
 	namespace string
+	userName  atomic.Pointer[string]
 	webSocket atomic.Bool // port-forwards go through WebSocket, for SPDY does not work
 }
 
@@ -100,10 +102,10 @@ func (c *Cluster) makeClients() error {
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	groups := []schema.GroupVersion{
 		corev1.SchemeGroupVersion, appsv1.SchemeGroupVersion,
-		batchv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion,
+		batchv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion, authenticationv1.SchemeGroupVersion,
 	}
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, authorizationv1.AddToScheme,
+		corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, authorizationv1.AddToScheme, authenticationv1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return fmt.Errorf("registering API types: %w", err)

@@ -41,7 +41,7 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 			return nil, fmt.Errorf("connecting to the agent: %w: %w", ErrAgentGone, fate)
 		}
 	}
-	return nil, a.c.explain(err, "connecting to the agent in pod "+a.pod,
+	return nil, a.c.explain(ctx, err, "connecting to the agent in pod "+a.pod,
 		Rule{Verb: "create", Resource: "pods/portforward", Namespace: a.namespace})
 }
 

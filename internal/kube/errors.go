@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Reason says what kind of failure an [Error] is, for callers that branch.
@@ -80,7 +82,7 @@ func reasonOf(err error) Reason {
 }
 
 // explain turns what client-go returned into an [*Error]. Rule is what the call needs.
-func (c *Cluster) explain(err error, doing string, rule Rule) error {
+func (c *Cluster) explain(ctx context.Context, err error, doing string, rule Rule) error {
 	var ours *Error
 	var missing *MissingRulesError
 	switch {
@@ -93,12 +95,16 @@ func (c *Cluster) explain(err error, doing string, rule Rule) error {
 	}
 	e := &Error{Reason: ReasonOther, Doing: doing, Why: bare(err), Err: err}
 	switch status := apierrors.APIStatus(nil); {
+	case c.foreign(ctx, err):
+		e.Reason = ReasonUnreachable
+		e.Why = fmt.Sprintf("what answers at %s is no Kubernetes API server%s", c.Server(), itsWords(err))
+		e.Next = reachability
 	case apierrors.IsUnauthorized(err):
 		e.Reason = ReasonUnauthorized
 		e.Why = fmt.Sprintf("the cluster at %s does not accept the credentials of user %q", c.Server(), c.user.name)
 		e.Next = c.user.advice()
 	case apierrors.IsForbidden(err):
-		return &MissingRulesError{Doing: doing, Rules: []Rule{rule}, Err: err}
+		return &MissingRulesError{Doing: doing, Rules: []Rule{rule}, User: c.whoami(ctx), Err: err}
 	case apierrors.IsNotFound(err):
 		e.Reason = ReasonNotFound
 	case errors.Is(err, context.DeadlineExceeded), apierrors.IsTimeout(err), apierrors.IsServerTimeout(err):
@@ -166,4 +172,41 @@ func bare(err error) string {
 		err = u.Err
 	}
 	return strings.TrimSpace(err.Error())
+}
+
+// foreign says whether an answer came from something else than an API server: it is not in
+// the form that one answers in, and nobody there knows the version of a Kubernetes.
+func (c *Cluster) foreign(ctx context.Context, err error) bool {
+	if !apierrors.IsUnexpectedServerError(err) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	result := c.core().Get().AbsPath("/version").SetHeader("Accept", "application/json").Do(ctx)
+	if err := result.Error(); err != nil {
+		return apierrors.IsUnexpectedServerError(err)
+	}
+	body, _ := result.Raw()
+	var version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	return json.Unmarshal(body, &version) != nil || version.GitVersion == ""
+}
+
+// maxWords bounds what is shown of an answer, in bytes.
+const maxWords = 120
+
+// itsWords is the beginning of an answer that is text, for a message.
+func itsWords(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return ""
+	}
+	for _, cause := range status.Status().Details.Causes {
+		words, _, _ := strings.Cut(cause.Message, "\n")
+		if cause.Type == metav1.CauseTypeUnexpectedServerResponse && words != "unknown" && !strings.HasPrefix(words, "<") {
+			return fmt.Sprintf(": it says %q", words[:min(len(words), maxWords)])
+		}
+	}
+	return ""
 }

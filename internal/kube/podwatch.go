@@ -34,7 +34,7 @@ func (c *Cluster) followPods(ctx context.Context, namespace string, opts metav1.
 	for {
 		var list corev1.PodList
 		if err := c.list(ctx, pods, namespace, opts, &list); err != nil {
-			return c.explain(err, "following the agent's pod", pods.rule("list", namespace))
+			return c.explain(ctx, err, "following the agent's pod", pods.rule("list", namespace))
 		}
 		for i := range list.Items {
 			if done, err := see(&list.Items[i], false); done || err != nil {
@@ -60,7 +60,7 @@ func (c *Cluster) watchPods(ctx context.Context, namespace string, opts metav1.L
 		if transient(err) {
 			return false, nil
 		}
-		return false, c.explain(err, "following the agent's pod", pods.rule("watch", namespace))
+		return false, c.explain(ctx, err, "following the agent's pod", pods.rule("watch", namespace))
 	}
 	defer w.Stop()
 	for {

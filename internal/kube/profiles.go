@@ -82,10 +82,10 @@ func (s profileStore) read(ctx context.Context, namespace string, rest ...string
 	if namespace != "" {
 		path = append(path, "namespaces", namespace)
 	}
-	err = s.c.retry(ctx, func(ctx context.Context) (err error) {
-		body, err = s.c.core().Get().AbsPath(append(path, rest...)...).
-			SetHeader("Accept", "application/json").DoRaw(ctx)
-		return err
+	err = s.c.retry(ctx, func(ctx context.Context) error {
+		result := s.c.core().Get().AbsPath(append(path, rest...)...).SetHeader("Accept", "application/json").Do(ctx)
+		body, _ = result.Raw()
+		return result.Error() // unlike that of Raw, it has the server's words
 	})
 	return body, err
 }
@@ -97,17 +97,18 @@ func (s profileStore) explain(ctx context.Context, err error, verb string, ref p
 		kind = profile.KindNamespaced
 	}
 	switch {
+	case s.c.foreign(ctx, err):
 	case apierrors.IsForbidden(err):
-		return &profile.ForbiddenError{Verb: verb, Ref: ref, AllNamespaces: allNamespaces, Err: err}
+		return &profile.ForbiddenError{Verb: verb, Ref: ref, AllNamespaces: allNamespaces, User: s.c.whoami(ctx), Err: err}
 	case apierrors.IsNotFound(err) && (ref.Name == "" || !s.installed(ctx, kind)):
 		return &profile.TypeNotInstalledError{Kind: kind}
 	case apierrors.IsNotFound(err):
 		return &profile.NotFoundError{Ref: ref, Near: s.near(ctx, ref)}
 	}
-	explained := s.c.explain(err, "reading profiles", Rule{})
+	explained := s.c.explain(ctx, err, "reading profiles", Rule{})
 	var e *Error
 	if errors.As(explained, &e) && (e.Reason == ReasonUnreachable || e.Reason == ReasonTimeout) {
-		return &profile.UnreachableError{Server: s.c.Server(), Err: err}
+		return &profile.UnreachableError{Server: s.c.Server(), Why: e.Why, Err: err}
 	}
 	return explained
 }
@@ -135,10 +136,13 @@ func (s profileStore) installed(ctx context.Context, kind string) bool {
 	return false
 }
 
-// near finds profiles with nearly that name; none when the user may not list them, for a
-// hint is not worth an error.
+// near finds profiles with nearly that name, in all namespaces if the user may list them
+// there; none when the user may list nothing, for a hint is not worth an error.
 func (s profileStore) near(ctx context.Context, ref profile.Ref) []profile.Ref {
-	found, err := s.List(ctx, cmp.Or(ref.Namespace, s.c.namespace))
+	found, err := s.List(ctx, "")
+	if err != nil {
+		found, err = s.List(ctx, cmp.Or(ref.Namespace, s.c.namespace))
+	}
 	if err != nil {
 		found, _ = s.list(ctx, ref.Kind(), ref.Namespace)
 	}

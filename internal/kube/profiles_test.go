@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,7 +26,9 @@ func profileServer(t *testing.T) *server {
 		"GET " + profileAPI + "/mirrordclusterprofiles/team-base": respond(http.StatusOK, base),
 		"GET " + profileAPI + "/namespaces/shop/mirrordprofiles":  respond(http.StatusOK, `{"items":[`+local+`]}`),
 		"GET " + profileAPI + "/mirrordprofiles":                  status(http.StatusForbidden, "Forbidden", "no"),
-		"GET " + profileAPI + "/mirrordclusterprofiles/secret":    status(http.StatusForbidden, "Forbidden", "no"),
+		"POST /apis/authentication.k8s.io/v1/selfsubjectreviews": respond(http.StatusCreated,
+			`{"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1","status":{"userInfo":{"username":"ann@example.com"}}}`),
+		"GET " + profileAPI + "/mirrordclusterprofiles/secret": status(http.StatusForbidden, "Forbidden", "no"),
 	})
 }
 
@@ -56,6 +59,11 @@ func TestProfileErrors(t *testing.T) {
 	gone.Close()
 	full := profileServer(t).URL
 	empty := newServer(t, nil).URL
+	// The whole cluster may be listed: a name is found in another namespace.
+	whole := profileServer(t)
+	whole.answers["GET "+profileAPI+"/mirrordprofiles"] = respond(http.StatusOK, `{"items":[`+strings.ReplaceAll(local, "shop", "elsewhere")+`]}`)
+	page := httptest.NewServer(http.NotFoundHandler()) // answers as any web server may
+	t.Cleanup(page.Close)
 	get := func(ref profile.Ref) func(profile.Store) error {
 		return func(s profile.Store) error { _, err := s.Get(t.Context(), ref); return err }
 	}
@@ -68,8 +76,11 @@ func TestProfileErrors(t *testing.T) {
 	}{
 		{"no such profile", full, get(profile.Ref{Name: "team-bsae"}), isA[*profile.NotFoundError], []string{`Did you mean "team-base"?`}},
 		{"no such profile in the namespace", full, get(profile.Ref{Namespace: "shop", Name: "owm"}), isA[*profile.NotFoundError], []string{`"shop/own"`}},
+		{"nearly the name of one elsewhere", whole.URL, get(profile.Ref{Name: "owm"}), isA[*profile.NotFoundError], []string{`Did you mean "elsewhere/own"?`}},
+		{"no API server", page.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError],
+			[]string{`what answers at ` + page.URL + ` is no Kubernetes API server: it says "404 page not found"`}},
 		{"type not installed", empty, get(profile.Ref{Name: "team-base"}), isA[*profile.TypeNotInstalledError], []string{"MirrordClusterProfile"}},
-		{"forbidden", full, get(profile.Ref{Name: "secret"}), isA[*profile.ForbiddenError], []string{`verbs: ["get"]`}},
+		{"forbidden", full, get(profile.Ref{Name: "secret"}), isA[*profile.ForbiddenError], []string{`user "ann@example.com"`, `verbs: ["get"]`}},
 		{"list of all namespaces forbidden", full, func(s profile.Store) error { _, err := s.List(t.Context(), ""); return err },
 			isA[*profile.ForbiddenError], []string{"all namespaces", `"mirrordprofiles"`}},
 		{"unreachable", gone.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError], []string{gone.URL}},

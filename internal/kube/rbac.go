@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mirrord-go/mirrord/internal/config"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -42,6 +44,8 @@ type MissingRulesError struct {
 	// Doing is what was refused.
 	Doing string
 	Rules []Rule
+	// User is as whom the cluster sees the caller; empty when it does not tell.
+	User string
 	// Err is the API server's answer; nil when it was asked before anything was tried.
 	Err error
 }
@@ -58,15 +62,19 @@ func (e *MissingRulesError) Error() string {
 // Unwrap returns the API server's answer.
 func (e *MissingRulesError) Unwrap() error { return e.Err }
 
-// Hint is the manifest that grants the rights, but for the name of the user.
+// Hint is the manifest that grants the rights.
 func (e *MissingRulesError) Hint() string {
-	return "Someone who administers the cluster can grant this, with your name instead of YOU (docs/rbac.md has all that mirrord needs):\n" +
-		strings.TrimSpace(roleYAML("mirrord-missing", e.Rules))
+	user, yours := e.User, ""
+	if user == "" {
+		user, yours = "YOU", ", with your name instead of YOU"
+	}
+	return "Someone who administers the cluster can grant this" + yours + " (docs/rbac.md has all that mirrord needs):\n" +
+		strings.TrimSpace(roleYAML("mirrord-missing", user, e.Rules))
 }
 
 // roleYAML renders a Role and its binding for each namespace of the rules, and a
 // ClusterRole for those without one.
-func roleYAML(name string, rules []Rule) string {
+func roleYAML(name, user string, rules []Rule) string {
 	byNamespace := map[string][]Rule{}
 	var namespaces []string
 	for _, r := range rules {
@@ -90,7 +98,7 @@ func roleYAML(name string, rules []Rule) string {
 		}
 		fmt.Fprintf(&b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %sBinding\nmetadata: %s\n", kind, metadata)
 		fmt.Fprintf(&b, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %s, name: %s}\n", kind, name)
-		b.WriteString("subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: YOU}]\n")
+		fmt.Fprintf(&b, "subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: %q}]\n", user)
 	}
 	return b.String()
 }
@@ -115,6 +123,15 @@ func merge(rules []Rule) []Rule {
 // the user lacks. A cluster that does not answer the question is taken to allow: it will
 // say so itself later.
 func (c *Cluster) check(ctx context.Context, doing string, rules []Rule) error {
+	missing := c.missing(ctx, rules)
+	if len(missing) == 0 {
+		return nil
+	}
+	return &MissingRulesError{Doing: doing, Rules: missing, User: c.whoami(ctx)}
+}
+
+// missing returns those of the rules that the user lacks for certain.
+func (c *Cluster) missing(ctx context.Context, rules []Rule) []Rule {
 	denied := make([]bool, len(rules))
 	var all sync.WaitGroup
 	for i, r := range rules {
@@ -130,10 +147,30 @@ func (c *Cluster) check(ctx context.Context, doing string, rules []Rule) error {
 			missing = append(missing, r)
 		}
 	}
-	if len(missing) == 0 {
-		return nil
+	return missing
+}
+
+// WithAgentRules adds to an error about the rights to find a target those that starting the
+// agent beside it would lack too, so that a user asks for all of them at once. Other errors
+// stay as they are. Spec needs no target.
+func (c *Cluster) WithAgentRules(ctx context.Context, err error, path config.TargetPath, spec AgentSpec) error {
+	e, ok := errors.AsType[*MissingRulesError](err)
+	if !ok {
+		return err
 	}
-	return &MissingRulesError{Doing: doing, Rules: missing}
+	namespace := cmp.Or(spec.Namespace, c.namespace)
+	rules := ephemeralRules(namespace)
+	if !spec.Config.Ephemeral {
+		rules = jobRules(cmp.Or(spec.Config.Namespace, namespace))
+	}
+	all := *e
+	all.Rules = slices.Clone(e.Rules)
+	for _, r := range c.missing(ctx, append(targetRules(path.Kind, namespace), rules...)) {
+		if !slices.Contains(all.Rules, r) {
+			all.Rules = append(all.Rules, r)
+		}
+	}
+	return &all
 }
 
 // explainAll is [Cluster.explain] for a step of something that needs several rights: when
@@ -146,7 +183,7 @@ func (c *Cluster) explainAll(ctx context.Context, err error, doing string, rules
 			return missing
 		}
 	}
-	return c.explain(err, doing, rules[0])
+	return c.explain(ctx, err, doing, rules[0])
 }
 
 // allowed asks the API server whether the user has a right.
@@ -171,7 +208,22 @@ func (c *Cluster) allowed(ctx context.Context, r Rule) (bool, error) {
 // both when the user lacks it and when admission refuses the object.
 func (c *Cluster) refused(ctx context.Context, err error, doing, next string, rule Rule) error {
 	if allowed, askErr := c.allowed(ctx, rule); askErr != nil || !allowed {
-		return &MissingRulesError{Doing: doing, Rules: []Rule{rule}, Err: err}
+		return &MissingRulesError{Doing: doing, Rules: []Rule{rule}, User: c.whoami(ctx), Err: err}
 	}
 	return &Error{Reason: ReasonRefused, Doing: doing, Why: cmp.Or(bare(err), "refused"), Next: next, Err: err}
+}
+
+// whoami is the name under which the API server knows the user (Kubernetes 1.28); empty when
+// it does not tell. It asks once.
+func (c *Cluster) whoami(ctx context.Context) string {
+	if name := c.userName.Load(); name != nil {
+		return *name
+	}
+	var review authenticationv1.SelfSubjectReview
+	if err := c.create(ctx, selfSubject, "", &authenticationv1.SelfSubjectReview{}, &review); err != nil {
+		c.log.DebugContext(ctx, "asking for the user's name failed", "error", err)
+		return ""
+	}
+	c.userName.Store(&review.Status.UserInfo.Username)
+	return review.Status.UserInfo.Username
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ var (
 	daemonSets   = resource{appsv1.SchemeGroupVersion, "daemonsets"}
 	replicaSets  = resource{appsv1.SchemeGroupVersion, "replicasets"}
 	jobs         = resource{batchv1.SchemeGroupVersion, "jobs"}
+	selfSubject  = resource{authenticationv1.SchemeGroupVersion, "selfsubjectreviews"}
 	selfAccess   = resource{authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews"}
 )
 

@@ -63,7 +63,7 @@ func (s *starter) startJob(ctx context.Context) (*Agent, error) {
 	// It has started, so it now lives as long as its session.
 	body := []byte(`{"spec":{"activeDeadlineSeconds":null}}`)
 	if err := s.c.patch(ctx, jobs, ns, s.job, "", types.MergePatchType, body); err != nil {
-		return nil, s.c.explain(err, "lifting the start-up deadline of job "+s.job, jobs.rule("patch", ns))
+		return nil, s.c.explain(ctx, err, "lifting the start-up deadline of job "+s.job, jobs.rule("patch", ns))
 	}
 	return agent, nil
 }
@@ -100,7 +100,7 @@ func (s *starter) refusal(ctx context.Context, err error, doing string, rule Rul
 			Next: fmt.Sprintf("Does namespace %q exist? See the fields \"agent.namespace\" and \"target.namespace\".", s.namespace),
 		}
 	case apierrors.IsUnauthorized(err), transient(err), !errors.As(err, &status):
-		return s.c.explain(err, doing, rule)
+		return s.c.explain(ctx, err, doing, rule)
 	}
 	// Webhooks refuse with whatever code they like.
 	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: s.advice(), Err: err}

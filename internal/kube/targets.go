@@ -156,7 +156,7 @@ func joined(errs []error) error {
 		if !ok {
 			return errors.Join(errs...)
 		}
-		all.Doing, all.Err = e.Doing, e.Err
+		all.Doing, all.User, all.Err = e.Doing, e.User, e.Err
 		all.Rules = append(all.Rules, e.Rules...)
 	}
 	switch len(errs) {
@@ -174,7 +174,7 @@ func (c *Cluster) listWorkloads(ctx context.Context, namespace string, k config.
 	list := kind.list()
 	if err := c.list(ctx, kind.resource, namespace, metav1.ListOptions{}, list); err != nil {
 		doing := fmt.Sprintf("listing the %s of namespace %s", kind.resource.name, namespace)
-		return nil, c.explain(err, doing, kind.resource.rule("list", namespace))
+		return nil, c.explain(ctx, err, doing, kind.resource.rule("list", namespace))
 	}
 	var paths []config.TargetPath
 	for _, w := range kind.of(list) {
@@ -189,7 +189,7 @@ func (c *Cluster) listWorkloads(ctx context.Context, namespace string, k config.
 func (c *Cluster) listPods(ctx context.Context, namespace string, _ config.TargetKind) ([]config.TargetPath, error) {
 	var list corev1.PodList
 	if err := c.list(ctx, pods, namespace, metav1.ListOptions{}, &list); err != nil {
-		return nil, c.explain(err, "listing the pods of namespace "+namespace, pods.rule("list", namespace))
+		return nil, c.explain(ctx, err, "listing the pods of namespace "+namespace, pods.rule("list", namespace))
 	}
 	slices.SortFunc(list.Items, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
 	var paths []config.TargetPath

@@ -146,12 +146,17 @@ func (e *ForbiddenError) Hint() string {
 type UnreachableError struct {
 	// Server is the address that was tried, if known.
 	Server string
+	// Why says what happened, in one line; empty to show Err.
+	Why string
 	// Err is why it failed.
 	Err error
 }
 
 func (e *UnreachableError) Error() string {
-	if e.Server == "" {
+	switch {
+	case e.Why != "":
+		return "profiles cannot be read: " + e.Why
+	case e.Server == "":
 		return fmt.Sprintf("profiles cannot be read: the cluster is unreachable: %v", e.Err)
 	}
 	return fmt.Sprintf("profiles cannot be read: the cluster at %s is unreachable: %v", e.Server, e.Err)

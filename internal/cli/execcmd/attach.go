@@ -31,7 +31,7 @@ func (opts *Options) attach(ctx context.Context, r Request) (_ *Attachment, err 
 		at.Target, err = cluster.ResolveTarget(ctx, path, r.Config.Target.Namespace)
 		end(err)
 		if err != nil {
-			return nil, err
+			return nil, cluster.WithAgentRules(ctx, err, path, spec)
 		}
 		spec.Target = at.Target
 	}
