@@ -6,7 +6,7 @@ const maxSeconds = 1 << 31
 func rootFields() []Field {
 	return []Field{
 		{
-			Path: "profile", kind: kindText, Flag: "--profile", bind: atText(func(c *Config) *string { return &c.Profile }),
+			Path: "profile", kind: kindText, Flag: "--profile", bind: atText(func(c *Config) *string { return &c.Profile }), check: checkNotEmpty,
 			Doc: "The profile to apply: NAME for a MirrordClusterProfile, NAMESPACE/NAME for a MirrordProfile. What it sets wins over the file, the environment and flags.",
 		},
 		{

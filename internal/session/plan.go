@@ -104,7 +104,7 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if p.path, err = find(cmd.Args); err != nil {
 		return nil, err
 	}
-	if p.rules, err = rules(cfg.Feature.Env); err != nil {
+	if p.rules, err = rules(cfg); err != nil {
 		return nil, err
 	}
 	if b, err := os.ReadFile(resolvConf); err == nil {
@@ -155,16 +155,24 @@ func find(args []string) (string, error) {
 }
 
 // rules compiles feature.env together with its file.
-func rules(env config.Env) (*envvars.Rules, error) {
-	var file map[string]string
-	if env.EnvFile != "" {
-		b, err := os.ReadFile(env.EnvFile)
-		if err != nil {
-			return nil, fmt.Errorf("feature.env.env_file: %w", err)
-		}
-		if file, err = envvars.Parse(b); err != nil {
-			return nil, fmt.Errorf("feature.env.env_file: %s: %w", env.EnvFile, err)
-		}
+func rules(cfg *config.Config) (*envvars.Rules, error) {
+	const field = "feature.env.env_file"
+	env := cfg.Feature.Env
+	if env.EnvFile == "" {
+		return envvars.Compile(env, nil)
+	}
+	fail := func(message, suggestion string) error {
+		return &config.Problems{List: []config.Problem{{
+			Path: field, Origin: cfg.Origin(field), Message: message, Suggestion: suggestion,
+		}}}
+	}
+	b, err := os.ReadFile(env.EnvFile)
+	if err != nil {
+		return nil, fail(err.Error(), "the path starts at the current directory")
+	}
+	file, err := envvars.Parse(b)
+	if err != nil {
+		return nil, fail(fmt.Sprintf("%s: %v", env.EnvFile, err), "")
 	}
 	return envvars.Compile(env, file)
 }
