@@ -10,6 +10,7 @@ bad=$(gofmt -l $(git ls-files '*.go'))
 
 step vet
 go vet ./...
+(cd test/cluster && go vet ./...)
 
 step "lint (the linter is built the first time)"
 go tool -modfile=hack/lint/go.mod golangci-lint run ./...
@@ -21,6 +22,7 @@ hack/generate.sh
 
 step "go.mod"
 go mod tidy -diff
+(cd test/cluster && go mod tidy -diff)
 
 step "builds for other systems"
 export CGO_ENABLED=0

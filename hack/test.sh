@@ -21,14 +21,15 @@ case ${1:-} in
   root)
     need_root root
     # Package by package: the tests share two things of the machine, its cores and its ports.
-    go test -race -p 1 -timeout 20m $(go list ./... | grep -v /test/e2e)
+    go test -race -p 1 -timeout 20m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
+    (cd test/cluster && go test ./...)
     ;;
   e2e)
     need_root end-to-end
     (cd test/cluster && go run ./cmd/cluster up)
     stop() { [ -n "${KEEP_CLUSTER:-}" ] || (cd test/cluster && go run ./cmd/cluster down); }
     trap stop EXIT
-    MIRRORD_E2E=require go test -count=1 -timeout 40m -v ./test/e2e/... 2>&1 | hack/quiet.sh
+    MIRRORD_E2E=require go test -count=1 -p 1 -timeout 40m -v ./test/clustertest ./test/e2e 2>&1 | hack/quiet.sh
     ;;
   *)
     echo "usage: hack/test.sh unit|root|e2e" >&2

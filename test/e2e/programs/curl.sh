@@ -25,13 +25,13 @@ while [ $# -gt 0 ]; do
   tcp)
     words="$1 $2 $3"
     if ! result=$(curl -sSf --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>/dev/null); then
-      result=$(errno "$(curl -v --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>&1)")
+      result=$(errno "$(curl -sv --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>&1)")
     fi
     shift 3
     ;;
   resolve)
     words="$1 $2"
-    tried=$(curl -v --noproxy '*' --connect-timeout 5 "$(url "$2" 8080)" 2>&1 >/dev/null)
+    tried=$(curl -sv --noproxy '*' --connect-timeout 5 "$(url "$2" 8080)" 2>&1 >/dev/null)
     case "$tried" in
     *Trying*) result=$(echo "$tried" | sed -n 's/^\*  *Trying \(.*\):8080\.\.\.*/\1/p' | tr -d '[]' | sort -u | xargs) ;;
     *) result=$(errno "$tried") ;;
