@@ -137,7 +137,9 @@ func (s *stage) untouched(t *testing.T) (check func()) {
 		if _, err := jobs.Create(ctx, job, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = jobs.Delete(ctx, last, metav1.DeleteOptions{}) }()
+		defer func() {
+			_ = jobs.Delete(ctx, last, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
+		}()
 		for seen := false; !seen; {
 			select {
 			case e, ok := <-w.ResultChan():
