@@ -1,18 +1,17 @@
 package keeper
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mirrord-go/mirrord/internal/proctree"
 )
 
 const (
@@ -20,8 +19,6 @@ const (
 	// started while it kills.
 	sweeps = 20
 	pause  = 50 * time.Millisecond
-	// maxEnviron bounds what is read of a process's environment, in bytes.
-	maxEnviron = 4 << 20
 )
 
 // Keeper is a running keeper.
@@ -84,42 +81,8 @@ func Main(pipe io.Reader, mark string) {
 
 // sweep kills the marked processes and returns how many there were.
 func sweep(mark string) int {
-	found := 0
-	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, file := range environs {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil || pid == os.Getpid() || !marked(file, mark) {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		// The descriptor pins the process: look again whether it is still the same.
-		if marked(file, mark) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
-			found++
-		}
-		_ = unix.Close(fd)
-	}
-	return found
-}
-
-// marked says whether a process has the mark in its environment. What belongs to other
-// users can't be read and is not marked; a zombie's is empty.
-func marked(environ, mark string) bool {
-	f, err := os.Open(environ)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxEnviron))
-	if err != nil {
-		return false
-	}
-	for v := range bytes.SplitSeq(b, []byte{0}) {
-		if string(v) == mark {
-			return true
-		}
-	}
-	return false
+	found := proctree.Marked(mark)
+	defer found.Close()
+	found.Signal(unix.SIGKILL)
+	return found.Len()
 }

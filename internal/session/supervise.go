@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/mirrord-go/mirrord/internal/proctree"
 )
 
 // exit is what waiting for the process gave.
@@ -71,15 +73,15 @@ func (s *session) lost(ctx context.Context) error {
 // terminate ends the process and all that descend from it, politely at first: a server below
 // a shell must not go on either.
 func (s *session) terminate(exited <-chan exit) {
-	below := descendants(s.child.Pid())
-	defer below.close()
+	below := proctree.Below(s.child.Pid())
+	defer below.Close()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		deadline := time.Now().Add(killGrace)
 		if err := s.child.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			s.log.Debug("ending the local process", "signal", sig, "error", err)
 		}
-		below.signal(sig)
-		if s.hasExited(exited, deadline) && below.wait(deadline) {
+		below.Signal(sig)
+		if s.hasExited(exited, deadline) && below.Wait(deadline) {
 			return
 		}
 	}
@@ -89,18 +91,18 @@ func (s *session) terminate(exited <-chan exit) {
 // endOrphans ends what the process has left running, politely at first: when the session is
 // over, all its network calls fail, and a server below a shell would try them for ever.
 func (s *session) endOrphans() {
-	left := orphans(IDVariable + "=" + s.o.ID)
-	defer left.close()
-	if left.count() == 0 {
+	left := proctree.Orphans(IDVariable + "=" + s.o.ID)
+	defer left.Close()
+	if left.Len() == 0 {
 		return
 	}
 	s.o.Observer.Event(Event{
 		Kind: "notice",
-		Text: fmt.Sprintf("the process left %d others running; they end with the session, without which they have no network", left.count()),
+		Text: fmt.Sprintf("the process left %d others running; they end with the session, without which they have no network", left.Len()),
 	})
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		left.signal(sig)
-		if left.wait(time.Now().Add(killGrace)) {
+		left.Signal(sig)
+		if left.Wait(time.Now().Add(killGrace)) {
 			return
 		}
 	}
