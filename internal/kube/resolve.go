@@ -222,7 +222,7 @@ func noReadyPod(unfit []*corev1.Pod, path config.TargetPath, namespace string) e
 // notThere explains why a named object could not be read, and which name may be meant.
 func (c *Cluster) notThere(ctx context.Context, err error, path config.TargetPath, namespace string, r resource) error {
 	doing := "looking for " + path.String()
-	if !apierrors.IsNotFound(err) {
+	if !apierrors.IsNotFound(err) || c.foreign(ctx, err) {
 		return c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
 	}
 	e := &Error{
