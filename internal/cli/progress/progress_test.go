@@ -122,6 +122,7 @@ func TestParseMode(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	var c config.Config
+	c.Target.Path = config.TargetPath{Kind: config.Pod, Name: "shop"}
 	c.Feature.Network = config.Network{
 		Incoming: config.Incoming{
 			Mode: config.IncomingSteal, Ports: []uint16{90, 80}, PortMapping: [][2]uint16{{8080, 80}}, IgnoreLocalhost: true,
@@ -150,5 +151,12 @@ func TestSettings(t *testing.T) {
 	got := progress.Settings(&c)
 	if got[0].Value != "mirror every port that the process listens on except 9000" || got[1].Name != "outgoing" || got[1].Value != "from this machine" {
 		t.Errorf("settings %+v", got)
+	}
+
+	c.Target.Path = config.TargetPath{}
+	c.Feature.Env = config.Env{Enabled: true}
+	got = progress.Settings(&c)
+	if got[0].Value != "nothing, for there is no target" || got[3].Value != "this machine's" {
+		t.Errorf("settings without a target %+v", got)
 	}
 }

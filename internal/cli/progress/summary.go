@@ -39,6 +39,9 @@ type Setting struct {
 func Settings(c *config.Config) []Setting {
 	n := c.Feature.Network
 	list := []Setting{{"incoming", incoming(n.Incoming), c.Origin("feature.network.incoming.mode")}}
+	if targetless(c) && n.Incoming.Mode != config.IncomingOff {
+		list[0].Value = "nothing, for there is no target"
+	}
 	list = append(list, outgoing(c)...)
 	return append(list,
 		Setting{"dns", where(n.DNS.Enabled, "names resolve as in the target", "names resolve on this machine"), c.Origin("feature.network.dns.enabled")},
@@ -105,7 +108,7 @@ func outgoing(c *config.Config) []Setting {
 func env(c *config.Config) Setting {
 	s := Setting{Name: "env", Value: "the target's", Origin: c.Origin("feature.env")}
 	switch e := c.Feature.Env; {
-	case !e.Enabled:
+	case !e.Enabled, targetless(c):
 		s.Value = "this machine's"
 	case len(e.Include) > 0:
 		s.Value, s.Origin = "from the target: "+strings.Join(e.Include, ", "), c.Origin("feature.env.include")
@@ -114,6 +117,8 @@ func env(c *config.Config) Setting {
 	}
 	return s
 }
+
+func targetless(c *config.Config) bool { return c.Target.Path.Kind == config.Targetless }
 
 func where(on bool, yes, no string) string {
 	if on {
