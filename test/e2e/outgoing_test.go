@@ -83,6 +83,7 @@ func TestOutgoingRemote(t *testing.T) {
 				t.Errorf("exit code %d", code)
 			}
 			got := readResults(se.out.String())
+			t.Logf("the process ran after %.1f s", *se.started().Seconds)
 			for _, step := range p.those(append(from4, from6...)) {
 				// By name, either family will do.
 				if peer := got.peer(t, step); peer.String() != web4 && peer.String() != web6 {

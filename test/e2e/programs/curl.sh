@@ -20,13 +20,13 @@ url() {
   esac
 }
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 while [ $# -gt 0 ]; do
   case "$1" in
   tcp)
     words="$1 $2 $3"
-    if ! result=$(curl -sSf --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>/dev/null); then
-      result=$(errno "$(curl -sv --noproxy '*' --max-time 30 "$(url "$2" "$3")" 2>&1)")
-    fi
+    result=$(curl -svf --noproxy '*' --max-time 60 "$(url "$2" "$3")" 2>"$log") || result=$(errno "$(cat "$log")")
     shift 3
     ;;
   resolve)
