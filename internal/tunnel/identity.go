@@ -111,7 +111,9 @@ func (id *Identity) tlsConfig(peer Fingerprint) *tls.Config {
 		Certificates:           []tls.Certificate{id.cert},
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true,
-		NextProtos:             []string{"mirrord-go/1"},
+		// Small records are for browsers that can show a part of a page.
+		DynamicRecordSizingDisabled: true,
+		NextProtos:                  []string{"mirrord-go/1"},
 		// Verification is by key, below: there is no authority and no name to check.
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection pins the peer's key
 		VerifyConnection: func(cs tls.ConnectionState) error {

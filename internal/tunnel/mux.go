@@ -21,22 +21,26 @@ const handshakeTimeout = 20 * time.Second
 // keys are proven, ctx ends, or 20 seconds have passed, and owns the carrier from then on,
 // also when it fails.
 func Client(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	c := tls.Client(carrier, id.tlsConfig(peer))
+	below := newGather(carrier)
+	c := tls.Client(below, id.tlsConfig(peer))
 	if err := handshake(ctx, c); err != nil {
 		return nil, err
 	}
-	m, err := yamux.Client(c, muxConfig(), nil)
-	return newMux(m, c, err)
+	b := newBatch(c, below)
+	m, err := yamux.Client(b, muxConfig(), nil)
+	return newMux(m, b, err)
 }
 
 // Server starts a session on the carrier as the side that accepted it. See [Client].
 func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	c := tls.Server(carrier, id.tlsConfig(peer))
+	below := newGather(carrier)
+	c := tls.Server(below, id.tlsConfig(peer))
 	if err := handshake(ctx, c); err != nil {
 		return nil, err
 	}
-	m, err := yamux.Server(c, muxConfig(), nil)
-	return newMux(m, c, err)
+	b := newBatch(c, below)
+	m, err := yamux.Server(b, muxConfig(), nil)
+	return newMux(m, b, err)
 }
 
 func handshake(ctx context.Context, c *tls.Conn) error {

@@ -1,0 +1,204 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// counted is a carrier that counts the writes to it, and fails them when told to.
+type counted struct {
+	net.Conn
+	writes atomic.Int64
+	fail   atomic.Pointer[error]
+}
+
+func (c *counted) Write(b []byte) (int, error) {
+	if err := c.fail.Load(); err != nil {
+		return 0, *err
+	}
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+// tunnels makes a session over two counted carriers, which hold nothing themselves.
+func tunnels(t *testing.T) (client, server Session, up, down *counted) {
+	t.Helper()
+	a, err := NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := net.Pipe()
+	up, down = &counted{Conn: x}, &counted{Conn: y}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		server, err = Server(t.Context(), down, b, a.Fingerprint())
+		done <- err
+	}()
+	client, err = Client(t.Context(), up, a, b.Fingerprint())
+	if err := errors.Join(err, <-done); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = client.Close(), server.Close() })
+	synctest.Wait() // the first pings
+	up.writes.Store(0)
+	down.writes.Store(0)
+	return client, server, up, down
+}
+
+// Each write to a carrier wakes up a row of programs: a connection must not take more of
+// them than it has round trips.
+func TestFewWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, up, down := tunnels(t)
+		st, err := client.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte("open this")); err != nil {
+			t.Fatal(err)
+		}
+		far, err := server.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 9)
+		if _, err := io.ReadFull(far, buf); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := far.Write([]byte("opened")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(st, buf[:6]); err != nil {
+			t.Fatal(err)
+		}
+		if u, d := up.writes.Load(), down.writes.Load(); u != 1 || d != 1 {
+			t.Errorf("opening a stream and the first answer took %d and %d writes, want 1 and 1", u, d)
+		}
+	})
+}
+
+// What many streams write while the carrier is busy leaves together, and a large frame in one
+// write, whatever the size of TLS records.
+func TestWritesAreCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, up, _ := tunnels(t)
+		go func() {
+			for {
+				st, err := server.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _, _ = io.Copy(io.Discard, st) }()
+			}
+		}()
+		const streams = 50
+		for range streams {
+			st, err := client.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Write(make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := up.writes.Load(); n > streams/2 {
+			t.Errorf("%d streams took %d writes", streams, n)
+		}
+		st, err := client.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		up.writes.Store(0)
+		if _, err := st.Write(make([]byte, 60<<10)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := up.writes.Load(); n > 2 {
+			t.Errorf("60 KiB took %d writes", n)
+		}
+	})
+}
+
+// A frame for which nobody seems to wait does not wait for ever.
+func TestLoneFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, _, _ := tunnels(t)
+		began := time.Now()
+		if _, err := client.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != lazyTime {
+			t.Errorf("the peer saw the stream after %v, want %v", took, lazyTime)
+		}
+	})
+}
+
+func TestFailedWriteEndsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, _, up, _ := tunnels(t)
+		gone := errors.New("the cable is out")
+		up.fail.Store(&gone)
+		st, err := client.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = st.Write([]byte("x"))
+		<-client.Done()
+		if err := client.Err(); !errors.Is(err, gone) {
+			t.Errorf("the session ended with %v, want %v", err, gone)
+		}
+	})
+}
+
+// A carrier that takes nothing holds up the writers, and does not hold up Close.
+func TestStuckCarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := net.Pipe()
+		defer y.Close()
+		a, err := NewIdentity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := newGather(x)
+		b := newBatch(tlsStub(g, a), g)
+		written := make(chan int)
+		go func() {
+			total := 0
+			for {
+				n, err := b.Write(make([]byte, 1000))
+				total += n
+				if err != nil {
+					written <- total
+					return
+				}
+			}
+		}()
+		synctest.Wait()
+		began := time.Now()
+		_ = b.Close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
+		if total := <-written; total > 3*maxBatch {
+			t.Errorf("%d bytes were taken, which nobody read", total)
+		}
+	})
+}
+
+// tlsStub is a connection whose handshake waits for ever, as does its first write.
+func tlsStub(g *gather, id *Identity) *tls.Conn { return tls.Client(g, id.tlsConfig(id.Fingerprint())) }
