@@ -306,6 +306,13 @@ func (se *session) printed(text string) {
 	})
 }
 
+// seen tells whether there was an event that match accepts.
+func (se *session) seen(match func(progress.Line) bool) bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return slices.ContainsFunc(se.events, match)
+}
+
 // summary waits for the session's summary.
 func (se *session) summary() *progress.Summary {
 	se.t.Helper()
