@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -109,10 +110,31 @@ func (c *Cluster) upgradeWebSocket(ctx context.Context, target *url.URL) (io.Rea
 	return clientportforward.NewTunnelingConnection("mirrord", conn), nil
 }
 
+// readSize is how much of a port-forward is read from the network at a time.
+const readSize = 128 << 10
+
+// readAhead is a connection that is read in large pieces. TLS reads record by record, and the
+// API server's are often small.
+type readAhead struct {
+	net.Conn
+	ahead *bufio.Reader
+}
+
+// Read implements net.Conn.
+func (c *readAhead) Read(p []byte) (int, error) { return c.ahead.Read(p) }
+
 // upgradeSPDY is a POST whose connection becomes SPDY.
 func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
 	config := rest.CopyConfig(c.config)
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
+	dial := config.Dial
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &readAhead{Conn: conn, ahead: bufio.NewReaderSize(conn, readSize)}, nil
+	}
 	transport, err := rest.TransportFor(config)
 	if err != nil {
 		return nil, err
