@@ -7,7 +7,7 @@ packages=(
   # the test cluster's node
   containerd runc containernetworking-plugins iptables nftables conntrack iproute2 util-linux procps kmod
   # programs that sessions are tried with, and compilers for more of them
-  gcc libc6-dev musl-tools python3 nodejs default-jdk-headless curl bind9-dnsutils busybox-static perl-base netcat-openbsd
+  gcc libc6-dev musl-tools python3 nodejs default-jdk-headless curl bind9-dnsutils busybox-static perl-base
 )
 
 # A program that is installed in another way counts: only what is missing is asked for.

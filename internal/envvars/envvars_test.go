@@ -119,10 +119,24 @@ func TestMatch(t *testing.T) {
 		pattern, name string
 		want          bool
 	}{
-		{"", "", true}, {"", "A", false}, {"*", "", true}, {"?", "", false}, {"A", "A", true}, {"A", "a", false},
-		{"A*", "A", true}, {"A*", "ABC", true}, {"*C", "ABC", true}, {"A*C", "ABBC", true}, {"A*C", "ABCD", false},
-		{"*B*", "ABC", true}, {"A?C", "ABC", true}, {"A?C", "AC", false}, {"**", "X", true}, {"A*B*C", "AxBxBxC", true},
-		{"[A]", "A", false}, {`\*`, "*", false},
+		{"", "", true},
+		{"", "A", false},
+		{"*", "", true},
+		{"?", "", false},
+		{"A", "A", true},
+		{"A", "a", false},
+		{"A*", "A", true},
+		{"A*", "ABC", true},
+		{"*C", "ABC", true},
+		{"A*C", "ABBC", true},
+		{"A*C", "ABCD", false},
+		{"*B*", "ABC", true},
+		{"A?C", "ABC", true},
+		{"A?C", "AC", false},
+		{"**", "X", true},
+		{"A*B*C", "AxBxBxC", true},
+		{"[A]", "A", false},
+		{`\*`, "*", false},
 	} {
 		if got := match(tt.pattern, tt.name); got != tt.want {
 			t.Errorf("match(%q, %q) = %v", tt.pattern, tt.name, got)

@@ -79,28 +79,50 @@ func TestServersSeeTheClient(t *testing.T) {
 		want     string
 		listener string // of the host, when another than bound
 	}{
-		{name: "go dual stack", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp", ":0"} },
-			bound: "::", client: v4, want: "client 203.0.113.7:4711"},
-		{name: "go dual stack, IPv6 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp", ":0"} },
-			bound: "::", client: v6, want: "client [2001:db8:7::7]:4712"},
-		{name: "go IPv6 only", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp6", "[::]:0"} },
-			bound: "::", client: v6, want: "client [2001:db8:7::7]:4712"},
-		{name: "go IPv6 only, IPv4 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp6", "[::]:0"} },
-			bound: "::", client: v4, want: "client [::1]:"},
-		{name: "go IPv4, IPv6 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp4", "127.0.0.1:0"} },
-			bound: "127.0.0.1", client: v6, want: "client 127.0.0.1:"},
-		{name: "go laptop address", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp4", laptopAddr + ":0"} },
-			bound: laptopAddr, client: v4, want: "client 203.0.113.7:4711"},
-		{name: "python", argv: func(*testing.T) []string { return []string{"python3", "-c", pythonServer} },
-			bound: "0.0.0.0", client: v4, want: "client 203.0.113.7:4711 203.0.113.7:4711"},
-		{name: "asyncio", argv: func(*testing.T) []string { return []string{"python3", "-c", pythonAsyncServer} },
-			bound: "127.0.0.1", client: v4, want: "client 203.0.113.7:4711"},
-		{name: "node", argv: func(*testing.T) []string { return []string{"node", "-e", nodeServer} },
-			bound: "::", client: v4, want: "client ::ffff:203.0.113.7:4711"},
-		{name: "java", argv: func(t *testing.T) []string { return []string{"java", "-cp", javaChild(t), "Child", "serve"} },
-			bound: "::", client: v4, want: "client /203.0.113.7:4711"},
-		{name: "java nio", argv: func(t *testing.T) []string { return []string{"java", "-cp", javaChild(t), "Child", "nioserve"} },
-			bound: "::ffff:127.0.0.1", client: v4, want: "client /203.0.113.7:4711"},
+		{
+			name: "go dual stack", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp", ":0"} },
+			bound: "::", client: v4, want: "client 203.0.113.7:4711",
+		},
+		{
+			name: "go dual stack, IPv6 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp", ":0"} },
+			bound: "::", client: v6, want: "client [2001:db8:7::7]:4712",
+		},
+		{
+			name: "go IPv6 only", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp6", "[::]:0"} },
+			bound: "::", client: v6, want: "client [2001:db8:7::7]:4712",
+		},
+		{
+			name: "go IPv6 only, IPv4 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp6", "[::]:0"} },
+			bound: "::", client: v4, want: "client [::1]:",
+		},
+		{
+			name: "go IPv4, IPv6 client", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp4", "127.0.0.1:0"} },
+			bound: "127.0.0.1", client: v6, want: "client 127.0.0.1:",
+		},
+		{
+			name: "go laptop address", argv: func(t *testing.T) []string { return []string{goChild(t), "serve", "tcp4", laptopAddr + ":0"} },
+			bound: laptopAddr, client: v4, want: "client 203.0.113.7:4711",
+		},
+		{
+			name: "python", argv: func(*testing.T) []string { return []string{"python3", "-c", pythonServer} },
+			bound: "0.0.0.0", client: v4, want: "client 203.0.113.7:4711 203.0.113.7:4711",
+		},
+		{
+			name: "asyncio", argv: func(*testing.T) []string { return []string{"python3", "-c", pythonAsyncServer} },
+			bound: "127.0.0.1", client: v4, want: "client 203.0.113.7:4711",
+		},
+		{
+			name: "node", argv: func(*testing.T) []string { return []string{"node", "-e", nodeServer} },
+			bound: "::", client: v4, want: "client ::ffff:203.0.113.7:4711",
+		},
+		{
+			name: "java", argv: func(t *testing.T) []string { return []string{"java", "-cp", javaChild(t), "Child", "serve"} },
+			bound: "::", client: v4, want: "client /203.0.113.7:4711",
+		},
+		{
+			name: "java nio", argv: func(t *testing.T) []string { return []string{"java", "-cp", javaChild(t), "Child", "nioserve"} },
+			bound: "::ffff:127.0.0.1", client: v4, want: "client /203.0.113.7:4711",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -122,7 +122,7 @@ func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict) {
 	a := &attempt{dst: dst, cancel: cancel, settled: make(chan struct{})}
 	d := &dial{call: c, socket: s, attempt: a, ctx: ctx, resolve: v == Resolve}
 	c.outgoing.add(s.cookie, a)
-	started := false
+	var started bool
 	if !s.isMPTCP() && s.nonblocking() {
 		if err := d.enterLimbo(); err != nil {
 			d.forget()

@@ -101,33 +101,43 @@ func TestPrograms(t *testing.T) {
 		argv func(*testing.T, servers) []string
 		want []string // with PORTS replaced
 	}{
-		{"go tcp", func(t *testing.T, s servers) []string { return []string{goChild(t), "tcp", "shop.test:" + s.tcp} },
-			[]string{"peer 198.51.100.1:TCP", "got ping"}},
-		{"go udp", func(t *testing.T, s servers) []string { return []string{goChild(t), "udp", "198.51.100.1:" + s.udp} },
-			[]string{"connected 198.51.100.1:UDP", "unconnected 198.51.100.1:UDP"}},
-		{"go dns", func(t *testing.T, s servers) []string { return []string{goChild(t), "dns", "shop.test"} },
-			[]string{"[198.51.100.1]"}},
+		{
+			"go tcp", func(t *testing.T, s servers) []string { return []string{goChild(t), "tcp", "shop.test:" + s.tcp} },
+			[]string{"peer 198.51.100.1:TCP", "got ping"},
+		},
+		{
+			"go udp", func(t *testing.T, s servers) []string { return []string{goChild(t), "udp", "198.51.100.1:" + s.udp} },
+			[]string{"connected 198.51.100.1:UDP", "unconnected 198.51.100.1:UDP"},
+		},
+		{
+			"go dns", func(t *testing.T, s servers) []string { return []string{goChild(t), "dns", "shop.test"} },
+			[]string{"[198.51.100.1]"},
+		},
 		{"python", func(t *testing.T, s servers) []string {
 			return []string{"python3", "-c", pythonClient, s.tcp, s.udp, s.http}
 		}, []string{
 			"socket b'py' ('198.51.100.1', TCP)", "asyncio b'aio' ('198.51.100.1', TCP)", "asyncio refused True",
 			"datagram (b'dgram', ('198.51.100.1', UDP))", "http b'welcome to shop.test:HTTP'", "no such name True",
 		}},
-		{"node", func(t *testing.T, s servers) []string {
-			return []string{"node", "-e", nodeClient, s.tcp, s.udp, s.http}
-		},
+		{
+			"node", func(t *testing.T, s servers) []string {
+				return []string{"node", "-e", nodeClient, s.tcp, s.udp, s.http}
+			},
 			[]string{
 				"socket node 198.51.100.1", "ECONNREFUSED", "EHOSTUNREACH", "datagram dgram 198.51.100.1 true",
 				"c-ares [ '198.51.100.1' ]", "http welcome to shop.test:HTTP",
-			}},
+			},
+		},
 		{"java", func(t *testing.T, s servers) []string {
 			return []string{"java", "-cp", javaChild(t), "Child", "client", "198.51.100.1", s.tcp, s.udp, s.http}
 		}, []string{
 			"socket s /198.51.100.1:TCP", "nio true", "blocking: Connection refused", "selector: No route to host",
 			"datagram dgram /198.51.100.1:UDP", "http welcome to shop.test:HTTP",
 		}},
-		{"perl", func(t *testing.T, s servers) []string { return []string{"perl", "-e", perlClient, s.tcp} },
-			[]string{"socket perl", "timeout Connection refused", "blocking No route to host"}},
+		{
+			"perl", func(t *testing.T, s servers) []string { return []string{"perl", "-e", perlClient, s.tcp} },
+			[]string{"socket perl", "timeout Connection refused", "blocking No route to host"},
+		},
 		{"curl", func(t *testing.T, s servers) []string {
 			return []string{"curl", "-sS", "--max-time", "10", "http://shop.test:" + s.http + "/"}
 		}, []string{"welcome to shop.test:HTTP"}},

@@ -67,7 +67,6 @@ func (c *call) relay(s *socket, dst netip.AddrPort, v Verdict) (*flow, error) {
 // target is where an addressed send goes.
 type target struct {
 	local bool // nothing for us
-	flow  *flow
 	dst   netip.AddrPort
 	v     Verdict
 }

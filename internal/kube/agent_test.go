@@ -154,21 +154,34 @@ func TestStartAgentFailures(t *testing.T) {
 		{name: "ended with a word", pod: ended("panic: oh no"), more: log("panic: oh no\n"), says: []string{"ended with code 1", "panic: oh no"}, removed: 1},
 		{name: "ended with an announcement", pod: ended(`{"mirrordAgent":1,"error":"no kernel support"}`), more: log(""), says: []string{"no kernel support"}, removed: 1},
 		{name: "odd address", pod: same, more: log(strings.Replace(announced, "127.0.0.1:4242", "nowhere", 1)), says: []string{`announced "nowhere"`}, removed: 1},
-		{name: "never ready", pod: waiting("ContainerCreating", ""), change: func(s *AgentSpec) { s.Config.StartupTimeout = 1 },
+		{
+			name: "never ready", pod: waiting("ContainerCreating", ""), change: func(s *AgentSpec) { s.Config.StartupTimeout = 1 },
 			more: map[string]http.HandlerFunc{"GET /api/v1/namespaces/shop/events": respond(200, `{"kind":"EventList","apiVersion":"v1","items":[{"reason":"FailedCreatePodSandBox","message":"no network"}]}`)},
-			says: []string{"not ready after 1 seconds", "starting the agent's container", "FailedCreatePodSandBox: no network", "startup_timeout"}, removed: 1},
-		{name: "rights", pod: same, more: map[string]http.HandlerFunc{"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews": denied("create")},
-			says: []string{"create jobs.batch in namespace shop, create pods/portforward in namespace shop", `resources: ["pods/portforward"]`, "kind: RoleBinding"}},
-		{name: "webhook", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusForbidden, "Forbidden", `admission webhook "strict" denied the request: no`)},
-			says: []string{`admission webhook "strict" denied`, "agent.namespace", "agent.ephemeral"}},
-		{name: "webhook of another code", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusBadRequest, "", `admission webhook "strict" denied the request: no`)},
-			says: []string{`admission webhook "strict" denied`, "agent.namespace"}},
-		{name: "no such namespace", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusNotFound, "NotFound", `namespaces "shop" not found`)},
-			says: []string{`namespaces "shop" not found`, `Does namespace "shop" exist?`}},
-		{name: "pod refused", pod: same, more: map[string]http.HandlerFunc{
-			"GET /api/v1/namespaces/shop/pods":   podList(),
-			"GET /api/v1/namespaces/shop/events": respond(200, `{"kind":"EventList","apiVersion":"v1","items":[{"reason":"FailedCreate","message":"violates PodSecurity \"restricted:latest\""}]}`)},
-			says: []string{"violates PodSecurity", "pod-security.kubernetes.io/enforce=privileged"}, removed: 1},
+			says: []string{"not ready after 1 seconds", "starting the agent's container", "FailedCreatePodSandBox: no network", "startup_timeout"}, removed: 1,
+		},
+		{
+			name: "rights", pod: same, more: map[string]http.HandlerFunc{"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews": denied("create")},
+			says: []string{"create jobs.batch in namespace shop, create pods/portforward in namespace shop", `resources: ["pods/portforward"]`, "kind: RoleBinding"},
+		},
+		{
+			name: "webhook", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusForbidden, "Forbidden", `admission webhook "strict" denied the request: no`)},
+			says: []string{`admission webhook "strict" denied`, "agent.namespace", "agent.ephemeral"},
+		},
+		{
+			name: "webhook of another code", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusBadRequest, "", `admission webhook "strict" denied the request: no`)},
+			says: []string{`admission webhook "strict" denied`, "agent.namespace"},
+		},
+		{
+			name: "no such namespace", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusNotFound, "NotFound", `namespaces "shop" not found`)},
+			says: []string{`namespaces "shop" not found`, `Does namespace "shop" exist?`},
+		},
+		{
+			name: "pod refused", pod: same, more: map[string]http.HandlerFunc{
+				"GET /api/v1/namespaces/shop/pods":   podList(),
+				"GET /api/v1/namespaces/shop/events": respond(200, `{"kind":"EventList","apiVersion":"v1","items":[{"reason":"FailedCreate","message":"violates PodSecurity \"restricted:latest\""}]}`),
+			},
+			says: []string{"violates PodSecurity", "pod-security.kubernetes.io/enforce=privileged"}, removed: 1,
+		},
 		{name: "no image", pod: same, change: func(s *AgentSpec) { s.Config.Image = "" }, says: []string{"agent.image"}},
 		{name: "odd resources", pod: same, change: func(s *AgentSpec) { s.Config.Resources = map[string]any{"limit": 1} }, says: []string{`"agent.resources"`, "limit"}},
 	} {

@@ -111,7 +111,7 @@ func says(t *testing.T, err error, texts ...string) {
 		t.Fatal("no error")
 	}
 	all := err.Error()
-	if h, ok := err.(interface{ Hint() string }); ok { //nolint:errorlint // the outermost is shown
+	if h, ok := err.(interface{ Hint() string }); ok {
 		all += "\n" + h.Hint()
 	}
 	for _, text := range texts {

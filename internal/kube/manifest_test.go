@@ -79,7 +79,8 @@ func TestMissingRules(t *testing.T) {
 func TestUnreadiness(t *testing.T) {
 	pending := func(p *corev1.Pod) {
 		p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
-			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes"}}}
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes"},
+		}}
 	}
 	for want, change := range map[string]func(*corev1.Pod){
 		"is being deleted": deleting,

@@ -77,12 +77,17 @@ func TestProfileErrors(t *testing.T) {
 		{"no such profile", full, get(profile.Ref{Name: "team-bsae"}), isA[*profile.NotFoundError], []string{`Did you mean "team-base"?`}},
 		{"no such profile in the namespace", full, get(profile.Ref{Namespace: "shop", Name: "owm"}), isA[*profile.NotFoundError], []string{`"shop/own"`}},
 		{"nearly the name of one elsewhere", whole.URL, get(profile.Ref{Name: "owm"}), isA[*profile.NotFoundError], []string{`Did you mean "elsewhere/own"?`}},
-		{"no API server", page.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError],
-			[]string{`what answers at ` + page.URL + ` is no Kubernetes API server: it says "404 page not found"`}},
+		{
+			"no API server", page.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError],
+			[]string{`what answers at ` + page.URL + ` is no Kubernetes API server: it says "404 page not found"`},
+		},
 		{"type not installed", empty, get(profile.Ref{Name: "team-base"}), isA[*profile.TypeNotInstalledError], []string{"MirrordClusterProfile"}},
 		{"forbidden", full, get(profile.Ref{Name: "secret"}), isA[*profile.ForbiddenError], []string{`user "ann@example.com"`, `verbs: ["get"]`}},
-		{"list of all namespaces forbidden", full, func(s profile.Store) error { _, err := s.List(t.Context(), ""); return err },
-			isA[*profile.ForbiddenError], []string{"all namespaces", `"mirrordprofiles"`}},
+		{
+			"list of all namespaces forbidden", full, func(s profile.Store) error { _, err := s.List(t.Context(), ""); return err },
+			isA[*profile.ForbiddenError],
+			[]string{"all namespaces", `"mirrordprofiles"`},
+		},
 		{"unreachable", gone.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError], []string{gone.URL}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

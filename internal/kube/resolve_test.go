@@ -65,17 +65,21 @@ func TestResolvePod(t *testing.T) {
 	pod := readyPod("shop-1", func(p *corev1.Pod) {
 		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
 		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-			HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web"), Scheme: corev1.URISchemeHTTP}}}
+			HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web"), Scheme: corev1.URISchemeHTTP},
+		}}
 		p.Spec.Containers[0].LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-			HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080)}}}
+			HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080)},
+		}}
 		p.Spec.Containers[0].StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-			Exec: &corev1.ExecAction{Command: []string{"true"}}}}
+			Exec: &corev1.ExecAction{Command: []string{"true"}},
+		}}
 		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{
 			Name:           "side",
 			LivenessProbe:  &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 9000}}},
 			ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}}},
 			StartupProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{
-				HTTPGet: &corev1.HTTPGetAction{Host: "elsewhere", Port: intstr.FromInt32(1)}}},
+				HTTPGet: &corev1.HTTPGetAction{Host: "elsewhere", Port: intstr.FromInt32(1)},
+			}},
 		})
 	})
 	s := newServer(t, map[string]http.HandlerFunc{"GET /api/v1/namespaces/shop/pods/shop-1": object(pod)})
@@ -115,7 +119,8 @@ func TestResolveDeployment(t *testing.T) {
 		chosen string
 		says   []string
 	}{
-		{name: "oldest ready of the newest revision",
+		{
+			name: "oldest ready of the newest revision",
 			pods: []corev1.Pod{
 				readyPod("old", ownedBy("rs-1", time.Hour)),
 				readyPod("young", ownedBy("rs-2", time.Second)),
@@ -124,7 +129,8 @@ func TestResolveDeployment(t *testing.T) {
 				readyPod("older-but-leaving", ownedBy("rs-2", time.Hour), deleting),
 				readyPod("same labels, other owner", ownedBy("rs-x", time.Hour)),
 				readyPod("same labels, no owner"),
-			}, pod: "oldest", chosen: "the oldest of 3 ready pods"},
+			}, pod: "oldest", chosen: "the oldest of 3 ready pods",
+		},
 		{name: "one", pods: []corev1.Pod{readyPod("only", ownedBy("rs-1", 0))}, pod: "only", chosen: "its only ready pod"},
 		{name: "none at all", says: []string{"deployment/shop", "no pods", "replicas"}},
 		{name: "none ready", pods: []corev1.Pod{

@@ -137,7 +137,7 @@ func ended(fd int, deadline time.Time) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(p, max(0, int(time.Until(deadline).Milliseconds())))
-		if err != unix.EINTR { //nolint:errorlint // package unix gives bare numbers
+		if err != unix.EINTR {
 			return err != nil || n > 0
 		}
 	}

@@ -33,8 +33,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
-
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // agent is a session.Agent whose far end is a script of the test.
@@ -129,6 +127,7 @@ func (o *observer) Attached(wire.Welcome) { o.say("attached") }
 func (o *observer) Started(pid int)       { o.say("started"); o.started <- pid }
 func (o *observer) Event(e session.Event) { o.say(e.Kind + ": " + e.Text) }
 func (o *observer) all() []string         { o.mu.Lock(); defer o.mu.Unlock(); return slices.Clone(o.said) }
+
 func (o *observer) heard(prefix string) int {
 	n := 0
 	for _, s := range o.all() {

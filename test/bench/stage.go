@@ -198,9 +198,8 @@ func (s *stage) localClient() *loadClient {
 // session is a running mirrord exec.
 type session struct {
 	*process
-	t      *host
-	events chan progress.Line
-	lines  *lines
+	t     *host
+	lines *lines
 }
 
 // start options of a session.

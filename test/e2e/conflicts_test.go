@@ -115,42 +115,58 @@ func TestConflicts(t *testing.T) {
 		origins map[string]origin.Origin
 	}{
 		{
-			"cluster-wide profile", run{config: object{"profile": wide}},
-			effect{"steal", true, true}, from(wide, 5, 6, 7),
+			"cluster-wide profile",
+			run{config: object{"profile": wide}},
+			effect{"steal", true, true},
+			from(wide, 5, 6, 7),
 		},
 		{
-			"namespaced profile", run{config: object{"profile": other}},
-			effect{"off", false, false}, from(other, 5, 6, 4),
+			"namespaced profile",
+			run{config: object{"profile": other}},
+			effect{"off", false, false},
+			from(other, 5, 6, 4),
 		},
 		{
-			"back and forth", run{config: object{"profile": third}},
-			effect{"mirror", false, true}, from(third, 2, 5, 6),
+			"back and forth",
+			run{config: object{"profile": third}},
+			effect{"mirror", false, true},
+			from(third, 2, 5, 6),
 		},
 		{
-			"profile against file", run{config: object{"profile": plain, "feature": network("steal", false, false)}},
-			effect{"off", true, true}, from(plain, 1, 2, 3),
+			"profile against file",
+			run{config: object{"profile": plain, "feature": network("steal", false, false)}},
+			effect{"off", true, true},
+			from(plain, 1, 2, 3),
 		},
 		{
-			"profile against environment", run{config: object{"profile": plain}, env: []string{
+			"profile against environment",
+			run{config: object{"profile": plain}, env: []string{
 				"MIRRORD_AGENT_TCP_STEAL_TRAFFIC=true", "MIRRORD_TCP_OUTGOING=false", "MIRRORD_UDP_OUTGOING=false", "MIRRORD_REMOTE_DNS=false",
 			}},
-			effect{"off", true, true}, from(plain, 1, 2, 3),
+			effect{"off", true, true},
+			from(plain, 1, 2, 3),
 		},
 		{
-			"profile against flags", run{config: object{"profile": plain}, flags: []string{"--steal", "--no-outgoing", "--no-remote-dns"}},
-			effect{"off", true, true}, from(plain, 1, 2, 3),
+			"profile against flags",
+			run{config: object{"profile": plain}, flags: []string{"--steal", "--no-outgoing", "--no-remote-dns"}},
+			effect{"off", true, true},
+			from(plain, 1, 2, 3),
 		},
 		{
-			"profile of a flag against that of a file", run{config: object{"profile": plain}, flags: []string{"--profile", wide}},
-			effect{"steal", true, true}, from(wide, 5, 6, 7),
+			"profile of a flag against that of a file",
+			run{config: object{"profile": plain}, flags: []string{"--profile", wide}},
+			effect{"steal", true, true},
+			from(wide, 5, 6, 7),
 		},
 		{
-			"flag, environment and file without a profile", run{
+			"flag, environment and file without a profile",
+			run{
 				config: object{"feature": network("mirror", false, true)},
 				env:    []string{"MIRRORD_REMOTE_DNS=false", "MIRRORD_AGENT_TCP_STEAL_TRAFFIC=false"},
 				flags:  []string{"--steal"},
 			},
-			effect{"steal", false, false}, map[string]origin.Origin{
+			effect{"steal", false, false},
+			map[string]origin.Origin{
 				"incoming": {Kind: origin.Flag, Name: "--steal"},
 				"outgoing": {Kind: origin.File},
 				"dns":      {Kind: origin.Environment, Name: "MIRRORD_REMOTE_DNS"},

@@ -151,10 +151,11 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			se.subscribed(8080)
 			local := se.started().PID
 			eventually(t, func() error {
-				if name, err := whoAnswers(http.DefaultClient, url); name != "laptop" {
-					return fmt.Errorf("answered by %q, %v", name, err)
+				name, err := whoAnswers(http.DefaultClient, url)
+				if err == nil && name != "laptop" {
+					err = fmt.Errorf("answered by %q", name)
 				}
-				return nil
+				return err
 			})
 			time.Sleep(rand.N(300 * time.Millisecond)) // the moment is random: that is the test
 			killed := time.Now()

@@ -78,7 +78,8 @@ func TestProfileMistakes(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			for _, args := range [][]string{
 				{"exec", "--profile", test.ref, "-t", "deployment/shop", "--", "true"},
-				{"profile", "show", test.ref}, {"profile", "explain", test.ref},
+				{"profile", "show", test.ref},
+				{"profile", "explain", test.ref},
 			} {
 				s.mirrord(t, call{args: args, kubeconfig: test.kubeconfig}).refused(t, 1, test.says...)
 			}
@@ -185,7 +186,9 @@ func TestProfileTypesNotInstalled(t *testing.T) {
 	check := s.untouched(t)
 	for _, args := range [][]string{
 		{"exec", "--profile", "team-base", "-t", "deployment/shop", "--", "true"},
-		{"profile", "show", "team-base"}, {"profile", "list"}, {"profile", "explain", "team-base"},
+		{"profile", "show", "team-base"},
+		{"profile", "list"},
+		{"profile", "explain", "team-base"},
 	} {
 		s.mirrord(t, call{args: args, kubeconfig: kubeconfig}).refused(t, 1,
 			"the cluster has no resource type MirrordClusterProfile", "mirrord operator manifests --crds-only | kubectl apply -f -", "--profiles-dir DIR")

@@ -99,14 +99,12 @@ func checkMoves(t *testing.T, holder string, all []heldAnswer) {
 	var moves []string
 	errors, pause := 0, time.Duration(0)
 	for i, a := range all {
-		name := "nobody"
-		if a.Echo != nil {
-			name = a.Echo.Name
-		} else {
+		if a.Echo == nil {
 			errors++
 			t.Logf("%s: request %d: %+v", holder, i+1, a)
 			continue
 		}
+		name := a.Echo.Name
 		if i > 0 {
 			pause = max(pause, time.Duration(a.Millis-all[i-1].Millis)*time.Millisecond)
 		}

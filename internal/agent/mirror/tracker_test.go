@@ -85,7 +85,7 @@ func wantEnd(t testing.TB, c *Conn, data string, is func(error) bool) {
 	}
 }
 
-func isEOF(err error) bool  { return err == io.EOF }
+func isEOF(err error) bool  { return errors.Is(err, io.EOF) }
 func isGap(err error) bool  { return errors.As(err, new(*GapError)) }
 func isSlow(err error) bool { return errors.As(err, new(*SlowError)) }
 

@@ -34,8 +34,10 @@ func headerBlock(ua string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
 	for _, f := range []hpack.HeaderField{
-		{Name: ":method", Value: "POST"}, {Name: ":path", Value: "/grpc.health.v1.Health/Check"},
-		{Name: "user-agent", Value: ua}, {Name: "te", Value: "trailers"},
+		{Name: ":method", Value: "POST"},
+		{Name: ":path", Value: "/grpc.health.v1.Health/Check"},
+		{Name: "user-agent", Value: ua},
+		{Name: "te", Value: "trailers"},
 	} {
 		if err := e.WriteField(f); err != nil {
 			panic(err)

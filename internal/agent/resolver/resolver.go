@@ -97,7 +97,7 @@ func (r *Resolver) Exchange(ctx context.Context, t wire.Transport, query []byte)
 func (r *Resolver) respond(ctx context.Context, q *dns.Msg, malformed error) (*dns.Msg, error) {
 	switch {
 	case malformed != nil || q.Opcode == dns.OpcodeQuery && len(q.Question) != 1:
-		return failure(dns.RcodeFormatError), nil
+		return failure(dns.RcodeFormatError), nil //nolint:nilerr // the client is told with an answer
 	case q.Opcode != dns.OpcodeQuery:
 		return failure(dns.RcodeNotImplemented), nil
 	case q.Question[0].Qtype == dns.TypeAXFR || q.Question[0].Qtype == dns.TypeIXFR:

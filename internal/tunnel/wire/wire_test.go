@@ -44,8 +44,10 @@ func messages() map[string]struct {
 	in := wire.Incoming{Mode: wire.Steal, Peer: v4, Local: v6}
 	data := wire.Datagram{Type: wire.DatagramData, Addr: v4, Payload: []byte{}}
 	derr := wire.Datagram{Type: wire.DatagramError, Addr: v6, Errno: 90}
-	ctl := wire.Control{ID: 7, Subscribe: &wire.Subscribe{Port: 80, Mode: wire.Mirror,
-		Probes: []wire.Probe{{Kind: wire.ProbeGRPC}}, ProbeSources: []netip.Addr{v4.Addr()}}}
+	ctl := wire.Control{ID: 7, Subscribe: &wire.Subscribe{
+		Port: 80, Mode: wire.Mirror,
+		Probes: []wire.Probe{{Kind: wire.ProbeGRPC}}, ProbeSources: []netip.Addr{v4.Addr()},
+	}}
 	env := wire.Control{ID: 8, Result: &wire.Result{Environ: wire.Variables{"A=1", "EMPTY=", "LATIN=v\xe4rde", "LINES=a\nb", "HTML=<&>"}}}
 	return map[string]row{
 		"dial":     {func(w io.Writer) error { return wire.WriteDial(w, dial) }, func(r *bufio.Reader) (any, error) { return wire.ReadDial(r) }, wire.KindDial, dial},

@@ -119,8 +119,12 @@ func versionFlags() string {
 	minor, _, _ = strings.Cut(minor, ".")
 	var b strings.Builder
 	for _, kv := range [][2]string{
-		{"gitVersion", Version}, {"gitMajor", major}, {"gitMinor", minor}, {"gitTreeState", "clean"},
-		{"gitCommit", strings.Repeat("0", 40)}, {"buildDate", "1970-01-01T00:00:00Z"},
+		{"gitVersion", Version},
+		{"gitMajor", major},
+		{"gitMinor", minor},
+		{"gitTreeState", "clean"},
+		{"gitCommit", strings.Repeat("0", 40)},
+		{"buildDate", "1970-01-01T00:00:00Z"},
 	} {
 		fmt.Fprintf(&b, "-X k8s.io/component-base/version.%s=%s ", kv[0], kv[1])
 	}

@@ -75,8 +75,15 @@ func TestReadiness(t *testing.T) {
 		check func(string) error
 		want  string // part of the error; "" is none
 	}{
-		{"ready", node, ""}, {"broken", node, "no network"}, {"new", node, "not reported"}, {"nonsense", node, "JSON"}, {"absent", node, "404"},
-		{"ready", deploy, ""}, {"unseen", deploy, "1 of 1"}, {"unavailable", deploy, "0 of 1"}, {"absent", deploy, "no such thing"},
+		{"ready", node, ""},
+		{"broken", node, "no network"},
+		{"new", node, "not reported"},
+		{"nonsense", node, "JSON"},
+		{"absent", node, "404"},
+		{"ready", deploy, ""},
+		{"unseen", deploy, "1 of 1"},
+		{"unavailable", deploy, "0 of 1"},
+		{"absent", deploy, "no such thing"},
 	} {
 		err := tt.check(tt.name)
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
