@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,8 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/gather"
 	"github.com/mirrord-go/mirrord/internal/kube/portforward"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -110,30 +111,20 @@ func (c *Cluster) upgradeWebSocket(ctx context.Context, target *url.URL) (io.Rea
 	return clientportforward.NewTunnelingConnection("mirrord", conn), nil
 }
 
-// readSize is how much of a port-forward is read from the network at a time.
-const readSize = 128 << 10
-
-// readAhead is a connection that is read in large pieces. TLS reads record by record, and the
-// API server's are often small.
-type readAhead struct {
-	net.Conn
-	ahead *bufio.Reader
-}
-
-// Read implements net.Conn.
-func (c *readAhead) Read(p []byte) (int, error) { return c.ahead.Read(p) }
-
 // upgradeSPDY is a POST whose connection becomes SPDY.
 func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
 	config := rest.CopyConfig(c.config)
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
 	dial := config.Dial
+	var below atomic.Pointer[gather.Conn]
 	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		return &readAhead{Conn: conn, ahead: bufio.NewReaderSize(conn, readSize)}, nil
+		g := gather.New(conn, true)
+		below.Store(g)
+		return g, nil
 	}
 	transport, err := rest.TransportFor(config)
 	if err != nil {
@@ -158,8 +149,27 @@ func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWrit
 	if !ok {
 		return nil, errors.Join(errors.New("the upgraded connection can't be written to"), resp.Body.Close())
 	}
-	return rwc, nil
+	return &upgraded{ReadWriteCloser: rwc, below: below.Load()}, nil
 }
+
+// upgraded is what a connection became, with the deadlines of the connection below TLS. Each
+// Write is one write to the network.
+type upgraded struct {
+	io.ReadWriteCloser
+	below *gather.Conn
+}
+
+func (u *upgraded) Write(p []byte) (int, error) {
+	u.below.Hold()
+	n, err := u.ReadWriteCloser.Write(p)
+	if rerr := u.below.Release(); rerr != nil {
+		return 0, rerr
+	}
+	return n, err
+}
+
+func (u *upgraded) SetReadDeadline(t time.Time) error  { return u.below.SetReadDeadline(t) }
+func (u *upgraded) SetWriteDeadline(t time.Time) error { return u.below.SetWriteDeadline(t) }
 
 // maxAnswer bounds what is read of a refusal.
 const maxAnswer = 64 << 10

@@ -1,14 +1,14 @@
 package tunnel
 
 import (
-	"bufio"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/mirrord-go/mirrord/internal/gather"
 )
 
 // What a tunnel writes passes many hands: the API server, the node, the container runtime. Each of
@@ -27,15 +27,13 @@ const (
 	directSize = 16 << 10
 	// lazyTime is how long a frame may wait for company when nobody waits for it.
 	lazyTime = 2 * time.Millisecond
-	// readSize is how much is read from a socket at a time. TLS reads record by record.
-	readSize = 128 << 10
 )
 
 // batch is the connection below the multiplexer, which writes one whole frame at a time and from
 // one goroutine.
 type batch struct {
 	*tls.Conn
-	below *gather
+	below *gather.Conn
 
 	mu      sync.Mutex
 	changed sync.Cond // busy or frames
@@ -51,7 +49,7 @@ type batch struct {
 	flusher sync.WaitGroup
 }
 
-func newBatch(c *tls.Conn, below *gather) *batch {
+func newBatch(c *tls.Conn, below *gather.Conn) *batch {
 	b := &batch{Conn: c, below: below}
 	b.changed.L = &b.mu
 	b.flusher.Go(b.flush)
@@ -124,9 +122,9 @@ func (b *batch) send(frames []byte) {
 	b.busy = true
 	b.changed.Broadcast() // there is room
 	b.mu.Unlock()
-	b.below.hold()
+	b.below.Hold()
 	_, err := b.Conn.Write(frames)
-	err = errors.Join(err, b.below.release())
+	err = errors.Join(err, b.below.Release())
 	if err != nil {
 		// The multiplexer learns of it by reading, as it may have nothing more to write.
 		_ = b.below.Close()
@@ -190,60 +188,4 @@ func canWait(frame []byte) bool {
 	}
 	flags := binary.BigEndian.Uint16(frame[2:])
 	return flags == frameSYN || flags == frameACK
-}
-
-// gather is a carrier whose writes can be collected to one. A socket is read in large pieces.
-type gather struct {
-	net.Conn
-	in *bufio.Reader // or nil
-
-	mu   sync.Mutex
-	held bool
-	out  []byte
-}
-
-func newGather(carrier net.Conn) *gather {
-	g := &gather{Conn: carrier}
-	if _, ok := carrier.(syscall.Conn); ok {
-		g.in = bufio.NewReaderSize(carrier, readSize)
-	}
-	return g
-}
-
-// Read implements net.Conn.
-func (g *gather) Read(p []byte) (int, error) {
-	if g.in != nil {
-		return g.in.Read(p)
-	}
-	return g.Conn.Read(p)
-}
-
-// Write writes, or keeps until release.
-func (g *gather) Write(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.held {
-		g.out = append(g.out, p...)
-		return len(p), nil
-	}
-	return g.Conn.Write(p)
-}
-
-func (g *gather) hold() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.held = true
-}
-
-// release writes what was kept.
-func (g *gather) release() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.held = false
-	if len(g.out) == 0 {
-		return nil
-	}
-	_, err := g.Conn.Write(g.out)
-	g.out = g.out[:0]
-	return err
 }

@@ -174,7 +174,7 @@ func TestStuckCarrier(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := newGather(x)
+		g := below(x)
 		b := newBatch(tlsStub(g, a), g)
 		written := make(chan int)
 		go func() {
@@ -201,4 +201,6 @@ func TestStuckCarrier(t *testing.T) {
 }
 
 // tlsStub is a connection whose handshake waits for ever, as does its first write.
-func tlsStub(g *gather, id *Identity) *tls.Conn { return tls.Client(g, id.tlsConfig(id.Fingerprint())) }
+func tlsStub(g net.Conn, id *Identity) *tls.Conn {
+	return tls.Client(g, id.tlsConfig(id.Fingerprint()))
+}

@@ -9,9 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
+
+	"github.com/mirrord-go/mirrord/internal/gather"
 )
 
 // handshakeTimeout bounds how long a carrier may take to prove the peer's key.
@@ -21,7 +24,7 @@ const handshakeTimeout = 20 * time.Second
 // keys are proven, ctx ends, or 20 seconds have passed, and owns the carrier from then on,
 // also when it fails.
 func Client(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	below := newGather(carrier)
+	below := below(carrier)
 	c := tls.Client(below, id.tlsConfig(peer))
 	if err := handshake(ctx, c); err != nil {
 		return nil, err
@@ -33,7 +36,7 @@ func Client(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprin
 
 // Server starts a session on the carrier as the side that accepted it. See [Client].
 func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	below := newGather(carrier)
+	below := below(carrier)
 	c := tls.Server(below, id.tlsConfig(peer))
 	if err := handshake(ctx, c); err != nil {
 		return nil, err
@@ -41,6 +44,12 @@ func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprin
 	b := newBatch(c, below)
 	m, err := yamux.Server(b, muxConfig(), nil)
 	return newMux(m, b, err)
+}
+
+// below is what TLS writes to and reads from.
+func below(carrier net.Conn) *gather.Conn {
+	_, socket := carrier.(syscall.Conn)
+	return gather.New(carrier, socket)
 }
 
 func handshake(ctx context.Context, c *tls.Conn) error {

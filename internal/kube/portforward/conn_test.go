@@ -256,9 +256,9 @@ func FuzzDecoder(f *testing.F) {
 	f.Add([]byte{0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var data bytes.Buffer
-		d := newDecoder(bytes.NewReader(in), &data, func([]byte) error { return nil })
-		if err := d.run(); err == nil {
-			t.Error("run ended without a reason")
+		d := newDecoder(bytes.NewReader(in), func([]byte) {})
+		if _, err := io.Copy(&data, d); err == nil {
+			t.Error("reading ended without a reason")
 		}
 		if data.Len() > len(in) || d.errorText.Len() > maxErrorText {
 			t.Errorf("%d bytes of input became %d of data and %d of error text", len(in), data.Len(), d.errorText.Len())

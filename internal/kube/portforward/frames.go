@@ -7,8 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"strings"
+	"os"
 
 	"github.com/moby/spdystream/spdy"
 )
@@ -16,85 +15,29 @@ import (
 const (
 	headerSize     = 8
 	controlBit     = 1 << 31
-	maxControlSize = 64 << 10 // the largest frame of the server, a SYN_REPLY, is some 50 bytes
+	maxControlSize = 4 << 10 // the largest frame of the server, a SYN_REPLY, is some 50 bytes
 )
 
 var errProtocol = errors.New("the server broke the SPDY protocol")
-
-// writeLoop sends what is queued, as much at a time as one frame carries, until the queue
-// ends or the network breaks.
-func (c *Conn) writeLoop() {
-	frame := make([]byte, headerSize+maxPayload)
-	for {
-		n, err := c.out.Read(frame[headerSize:])
-		if err != nil {
-			// The queue has ended: tell the pod, as a closing socket does.
-			_ = c.send(appendHeader(nil, dataStream, spdy.DataFlagFin, 0))
-			return
-		}
-		appendHeader(frame[:0], dataStream, 0, n)
-		if err := c.send(frame[:headerSize+n]); err != nil {
-			err = fmt.Errorf("%w: %w", ErrLost, err)
-			c.out.fail(err)
-			c.in.end(err)
-			return
-		}
-	}
-}
-
-// send writes one whole frame.
-func (c *Conn) send(frame []byte) error {
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	_, err := c.rwc.Write(frame)
-	return err
-}
 
 func appendHeader(b []byte, id spdy.StreamId, flags spdy.DataFlags, length int) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(id))
 	return binary.BigEndian.AppendUint32(b, uint32(flags)<<24|uint32(length))
 }
 
-// readLoop hands on what arrives until the server ends the stream or the network breaks.
-func (c *Conn) readLoop() {
-	defer close(c.heard)
-	d := newDecoder(c.rwc, inbox{c.in}, c.send)
-	err := d.run()
-	switch text := strings.TrimSpace(d.errorText.String()); {
-	case text != "":
-		err = &ForwardError{Addr: c.addr.String(), Text: text}
-	case errors.Is(err, errFinished):
-		err = io.EOF
-	default:
-		err = fmt.Errorf("%w: %w", ErrLost, err)
-	}
-	c.in.end(err)
-	if err != io.EOF { //nolint:errorlint // set just above
-		c.out.fail(err)
-	}
-}
-
-// inbox drops what arrives after Close, so that the server's last word is still heard.
-type inbox struct{ *buffer }
-
-func (i inbox) Write(p []byte) (int, error) {
-	n, err := i.buffer.Write(p)
-	if errors.Is(err, net.ErrClosed) {
-		return len(p), nil
-	}
-	return n, err
-}
-
 // errFinished says that the pod closed its side, which is no failure.
 var errFinished = errors.New("the pod closed the connection")
 
-// decoder reads the server's frames. Data goes to its place as it comes in, so that a
-// frame's length, which the server chooses, costs no memory.
+// decoder reads the server's frames and gives out what is on the data stream, as it comes: a
+// frame's length, which the server chooses, costs no memory. It can go on after a missed deadline.
 type decoder struct {
-	r     *bufio.Reader
-	data  io.Writer
-	chunk []byte
-	reply func(frame []byte) error
+	r    *bufio.Reader // only for what is short: large payloads pass it by
+	pong func(frame []byte)
+
+	stream spdy.StreamId // of the frame that is being read
+	left   int64         // of its payload
+	fin    bool          // it is the last of its stream
+	err    error         // why reading has ended
 
 	errorText bytes.Buffer
 
@@ -102,82 +45,89 @@ type decoder struct {
 	frame  bytes.Buffer // what framer reads from
 }
 
-func newDecoder(r io.Reader, data io.Writer, reply func([]byte) error) *decoder {
-	return &decoder{
-		r:     bufio.NewReaderSize(r, maxPayload),
-		data:  data,
-		chunk: make([]byte, 32<<10),
-		reply: reply,
-	}
+func newDecoder(r io.Reader, pong func([]byte)) *decoder {
+	return &decoder{r: bufio.NewReaderSize(r, headerSize+maxControlSize), pong: pong}
 }
 
-// run returns why it stopped, never nil.
-func (d *decoder) run() error {
+// Read returns data, or why there is no more.
+func (d *decoder) Read(p []byte) (int, error) {
 	for {
-		h, err := d.r.Peek(headerSize)
-		if err != nil {
+		var n int
+		var err error
+		switch {
+		case d.err != nil:
+			return 0, d.err
+		case len(p) == 0:
+			return 0, nil
+		case d.left > 0 && d.stream == dataStream:
+			n, err = d.r.Read(p[:min(d.left, int64(len(p)))])
+			d.left -= int64(n)
+		case d.left > 0:
+			err = d.readErrorText()
+		case d.fin:
+			err = errFinished
+		default:
+			err = d.header()
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return err
+			d.err = err
 		}
-		first, second := binary.BigEndian.Uint32(h), binary.BigEndian.Uint32(h[4:])
-		flags, length := byte(second>>24), int64(second&0xffffff)
-		if first&controlBit != 0 {
-			err = d.control(length)
-		} else {
-			_, _ = d.r.Discard(headerSize)
-			err = d.payload(spdy.StreamId(first), spdy.DataFlags(flags), length)
+		if n > 0 {
+			return n, nil // an error comes again
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 	}
 }
 
-func (d *decoder) payload(id spdy.StreamId, flags spdy.DataFlags, length int64) error {
-	var to io.Writer
-	switch id {
-	case dataStream:
-		to = d.data
-	case errorStream:
-		to = &limitedWriter{&d.errorText, maxErrorText}
-	default:
-		return fmt.Errorf("%w: data on stream %d", errProtocol, id)
-	}
-	if err := d.copy(to, length); err != nil {
+// header reads the beginning of a frame, and control frames to their end.
+func (d *decoder) header() error {
+	h, err := d.r.Peek(headerSize)
+	if err != nil {
 		return err
 	}
-	if id == dataStream && flags&spdy.DataFlagFin != 0 {
-		return errFinished
+	first, second := binary.BigEndian.Uint32(h), binary.BigEndian.Uint32(h[4:])
+	length := int64(second & 0xffffff)
+	if first&controlBit != 0 {
+		return d.control(length)
+	}
+	_, _ = d.r.Discard(headerSize)
+	d.stream, d.left = spdy.StreamId(first), length
+	switch d.stream {
+	case dataStream:
+		d.fin = spdy.DataFlags(second>>24)&spdy.DataFlagFin != 0
+	case errorStream:
+	default:
+		return fmt.Errorf("%w: data on stream %d", errProtocol, d.stream)
 	}
 	return nil
 }
 
-// copy moves length bytes on, each as soon as it is there.
-func (d *decoder) copy(to io.Writer, length int64) error {
-	for length > 0 {
-		n, err := d.r.Read(d.chunk[:min(length, int64(len(d.chunk)))])
-		if err != nil {
-			return err
-		}
-		if _, err := to.Write(d.chunk[:n]); err != nil {
-			return err
-		}
-		length -= int64(n)
-	}
-	return nil
+// readErrorText keeps the beginning of what is on the error stream.
+func (d *decoder) readErrorText() error {
+	b, err := d.r.Peek(int(min(d.left, maxControlSize)))
+	d.errorText.Write(b[:min(len(b), max(0, maxErrorText-d.errorText.Len()))])
+	n, _ := d.r.Discard(len(b))
+	d.left -= int64(n)
+	return err
 }
 
 func (d *decoder) control(length int64) error {
 	if length > maxControlSize {
 		return fmt.Errorf("%w: a control frame of %d bytes", errProtocol, length)
 	}
-	d.frame.Reset()
-	if err := d.copy(&d.frame, headerSize+length); err != nil {
+	b, err := d.r.Peek(headerSize + int(length))
+	if err != nil {
 		return err
 	}
-	raw := bytes.Clone(d.frame.Bytes())
+	raw := bytes.Clone(b)
+	_, _ = d.r.Discard(len(b))
+	d.frame.Reset()
+	d.frame.Write(raw)
 	if d.framer == nil {
 		f, err := spdy.NewFramer(io.Discard, &d.frame)
 		if err != nil {
@@ -193,7 +143,7 @@ func (d *decoder) control(length int64) error {
 	case *spdy.PingFrame:
 		// Pings with even numbers are the server's, and want their bytes back.
 		if f.Id%2 == 0 {
-			return d.reply(raw)
+			d.pong(raw)
 		}
 	case *spdy.RstStreamFrame:
 		if f.StreamId == dataStream {
@@ -203,15 +153,4 @@ func (d *decoder) control(length int64) error {
 		return errors.New("the server says that it is going away")
 	}
 	return nil
-}
-
-// limitedWriter keeps the first bytes and drops the rest.
-type limitedWriter struct {
-	b   *bytes.Buffer
-	max int
-}
-
-func (w *limitedWriter) Write(p []byte) (int, error) {
-	w.b.Write(p[:min(len(p), max(0, w.max-w.b.Len()))])
-	return len(p), nil
 }
