@@ -68,6 +68,9 @@ func TestNear(t *testing.T) {
 		{Ref{"", "minimum"}, []Ref{{"", "minimal"}}},
 		{Ref{"", "nothing-like-it"}, []Ref{}},
 		{Ref{"x", "other"}, []Ref{{"", "other"}}},
+		{Ref{"", "bsae"}, []Ref{{"", "base"}, {"team", "base"}}}, // two letters changed places
+		{Ref{"", "aebs"}, []Ref{}},
+		{Ref{"", ""}, []Ref{}},
 	}
 	for _, test := range tests {
 		if diff := cmp.Diff(test.near, Near(test.want, have)); diff != "" {

@@ -16,6 +16,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
@@ -146,7 +147,7 @@ func (s *stage) untouched(t *testing.T) (check func()) {
 				if !ok {
 					t.Fatal("the watch of jobs ended early")
 				}
-				if made, isJob := e.Object.(*batchv1.Job); isJob {
+				if made, isJob := e.Object.(*batchv1.Job); isJob && e.Type == apiwatch.Added {
 					if seen = made.Name == last; !seen {
 						t.Errorf("job %s: %s", made.Name, e.Type)
 					}
