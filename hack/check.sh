@@ -26,7 +26,8 @@ go mod tidy -diff
 
 step "builds for other systems"
 export CGO_ENABLED=0
-for t in linux/arm64 darwin/arm64 darwin/amd64 windows/amd64; do
+for t in darwin/arm64 windows/amd64; do
   GOOS=${t%/*} GOARCH=${t#*/} go build -o /dev/null ./cmd/mirrord
 done
 GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/mirrord-agent
+GOOS=linux GOARCH=arm64 go build ./internal/intercept/...
