@@ -63,16 +63,16 @@ func (s *stage) clusterAuthority(t *testing.T) authority {
 	return authority{Certificate: pair}
 }
 
-// client makes a client certificate that ends at a time.
-func (a authority) client(t *testing.T, name string, end time.Time) (certPEM, keyPEM []byte) {
+// client makes a client certificate of a user in groups that ends at a time.
+func (a authority) client(t *testing.T, name string, end time.Time, groups ...string) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name, Organization: []string{"system:masters"}},
-		NotBefore: end.Add(-time.Hour), NotAfter: end,
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name, Organization: groups},
+		NotBefore: end.Add(-25 * time.Hour), NotAfter: end,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, a.Leaf, key.Public(), a.PrivateKey)
 	if err != nil {
@@ -150,13 +150,13 @@ func TestClusterMistakes(t *testing.T) {
 		{
 			name: "another cluster's user", says: []string{"does not accept the credentials of user", "belong to another cluster"},
 			change: func(_ *clientcmdapi.Config, _ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) {
-				u.ClientCertificateData, u.ClientKeyData = stranger.client(t, "admin", time.Now().Add(time.Hour))
+				u.ClientCertificateData, u.ClientKeyData = stranger.client(t, "admin", time.Now().Add(time.Hour), "system:masters")
 			},
 		},
 		{
 			name: "expired certificate", says: []string{"does not accept the credentials of user", "The client certificate of the kubeconfig expired on " + expired.UTC().Format(time.DateOnly)},
 			change: func(_ *clientcmdapi.Config, _ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) {
-				u.ClientCertificateData, u.ClientKeyData = s.clusterAuthority(t).client(t, "admin", expired)
+				u.ClientCertificateData, u.ClientKeyData = s.clusterAuthority(t).client(t, "admin", expired, "system:masters")
 			},
 		},
 		{name: "expired token", change: token("e30." + claims + ".secret-signature"), says: []string{"The token of the kubeconfig expired on"}},
