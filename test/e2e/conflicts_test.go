@@ -186,14 +186,12 @@ func TestConflicts(t *testing.T) {
 			se.stop()
 		})
 	}
+	t.Run("profile without adjustments", func(t *testing.T) { testEmptyProfile(t, s, port) })
 }
 
-// TestEmptyProfile: a profile without adjustments is valid, says that it changes nothing, and
+// testEmptyProfile: a profile without adjustments is valid, says that it changes nothing, and
 // leaves the configuration as it is.
-func TestEmptyProfile(t *testing.T) {
-	s := newStage(t)
-	port := freePort(t)
-	s.deploy(t, web([]uint16{port})+"---"+client+"---"+db, "pod/web", "pod/client", "pod/db")
+func testEmptyProfile(t *testing.T, s *stage, port uint16) {
 	db4, _ := s.ips(t, "db")
 	ref := s.profile(t, "empty")
 	se := s.start(t, run{

@@ -55,10 +55,18 @@ func (s *stage) lookUpInPod(t *testing.T, args ...string) map[string]lookedUp {
 	return all
 }
 
-// TestDNSRemote: names resolve as in the pod, for every program.
-func TestDNSRemote(t *testing.T) {
+// TestDNS shows both adjustments of name resolution with every program.
+func TestDNS(t *testing.T) {
 	s := newStage(t)
 	s.deploy(t, insider()+"---"+db+"---"+named, "pod/web", "pod/db")
+	ref := s.profile(t, "remote", "dns-remote")
+	t.Run("remote", func(t *testing.T) { testDNSRemote(t, s, ref) })
+	t.Run("records", func(t *testing.T) { testDNSRecords(t, s, ref) })
+	t.Run("off", func(t *testing.T) { testDNSOff(t, s) })
+}
+
+// testDNSRemote: names resolve as in the pod, for every program.
+func testDNSRemote(t *testing.T, s *stage, ref string) {
 	names := []string{
 		"db", "db." + s.ns, "db." + s.ns + ".svc", "db." + s.ns + ".svc.cluster.local", "headless", "external",
 		"kubernetes.default", "machine.mirrord.test", "alias2.mirrord.test", "only4.mirrord.test", "only6.mirrord.test",
@@ -85,7 +93,7 @@ func TestDNSRemote(t *testing.T) {
 		}
 	}
 	se := s.start(t, run{
-		config:  object{"profile": s.profile(t, "remote", "dns-remote"), "target": s.webTarget()},
+		config:  object{"profile": ref, "target": s.webTarget()},
 		command: inTurn(list, append(steps, ares...)...),
 	})
 	if code := se.wait(); code != 0 {
@@ -140,10 +148,8 @@ func (s *stage) digs(t *testing.T, profile string, questions ...string) results 
 	return readResults(se.out.String())
 }
 
-// TestDNSRemoteRecords: records of all types and the exact status arrive as in the pod.
-func TestDNSRemoteRecords(t *testing.T) {
-	s := newStage(t)
-	s.deploy(t, insider()+"---"+db+"---"+named, "pod/web", "pod/db")
+// testDNSRecords: records of all types and the exact status arrive as in the pod.
+func testDNSRecords(t *testing.T, s *stage, ref string) {
 	zone := s.ns + ".svc.cluster.local"
 	db4, db6 := s.ips(t, "db")
 	questions := []string{
@@ -154,7 +160,7 @@ func TestDNSRemoteRecords(t *testing.T) {
 		"ANY mirrord.test", "AAAA only4.mirrord.test", "A nothing." + zone, "A nothing.mirrord.test", "TXT nothing.example.com",
 		"PTR " + reverse(t, db4), "PTR " + reverse(t, db6),
 	}
-	got := s.digs(t, s.profile(t, "remote", "dns-remote"), questions...)
+	got := s.digs(t, ref, questions...)
 	empty := 0
 	for _, q := range questions {
 		kind, name, _ := strings.Cut(q, " ")
@@ -189,11 +195,9 @@ func reverse(t *testing.T, ip string) string {
 	return strings.TrimSuffix(name, ".")
 }
 
-// TestDNSOff: names of the cluster do not resolve, local ones do, as without a session; and
+// testDNSOff: names of the cluster do not resolve, local ones do, as without a session; and
 // connections by address leave from the pod all the same.
-func TestDNSOff(t *testing.T) {
-	s := newStage(t)
-	s.deploy(t, insider()+"---"+db+"---"+named, "pod/web", "pod/db")
+func testDNSOff(t *testing.T, s *stage) {
 	web4, web6 := s.ips(t, "web")
 	db4, db6 := s.ips(t, "db")
 	host, err := os.Hostname()

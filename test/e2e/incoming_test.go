@@ -75,12 +75,21 @@ func adminGet(t *testing.T, url string, result any) {
 	}
 }
 
-// TestSteal: clients in another pod are answered by the local process, which sees their own
-// addresses as its peers; afterwards they are answered by the pod again.
-func TestSteal(t *testing.T) {
+// TestIncoming shows the three adjustments of incoming traffic with every program: all of
+// them listen at the same time, below one shell.
+func TestIncoming(t *testing.T) {
 	s := newStage(t)
-	l := newListeners(t)
-	s.deploy(t, web(l.all())+"---"+client, "pod/web", "pod/client")
+	l, port := newListeners(t), freePort(t)
+	s.deploy(t, web(append(l.all(), port))+"---"+client, "pod/web", "pod/client")
+	t.Run("steal", func(t *testing.T) { testSteal(t, s, l) })
+	t.Run("mirror", func(t *testing.T) { testMirror(t, s, l) })
+	t.Run("mirrored bytes", func(t *testing.T) { testMirrorBytes(t, s, port) })
+	t.Run("off", func(t *testing.T) { testIncomingOff(t, s, l) })
+}
+
+// testSteal: clients in another pod are answered by the local process, which sees their own
+// addresses as its peers; afterwards they are answered by the pod again.
+func testSteal(t *testing.T, s *stage, l listeners) {
 	ip4, ip6 := s.ips(t, "web")
 	for _, p := range l.list {
 		answeredBy(t, "before", "web", s.ask(t, url(ip4, l.ports[p.name])))
@@ -140,11 +149,8 @@ func (s *stage) keptAlive(t *testing.T, url, name string) {
 	}
 }
 
-// TestMirror: the pod answers every request, and the local process receives the same bytes.
-func TestMirror(t *testing.T) {
-	s := newStage(t)
-	l := newListeners(t)
-	s.deploy(t, web(l.all())+"---"+client, "pod/web", "pod/client")
+// testMirror: the pod answers every request, and the local process receives the same bytes.
+func testMirror(t *testing.T, s *stage, l listeners) {
 	ip4, ip6 := s.ips(t, "web")
 	se := s.start(t, run{
 		config:  object{"profile": s.profile(t, "mirror", "incoming-mirror"), "target": s.webTarget()},
@@ -200,15 +206,13 @@ func mirrored(se *session, name string, asked []answer, others int) error {
 	return nil
 }
 
-// TestMirrorBytes compares all that a mirrored connection carried, heads of requests and all,
+// testMirrorBytes compares all that a mirrored connection carried, heads of requests and all,
 // connection by connection.
-func TestMirrorBytes(t *testing.T) {
-	s := newStage(t)
-	port, admin := freePort(t), freePort(t)
-	s.deploy(t, web([]uint16{port})+"---"+client, "pod/web", "pod/client")
+func testMirrorBytes(t *testing.T, s *stage, port uint16) {
+	admin := freePort(t)
 	ip4, ip6 := s.ips(t, "web")
 	se := s.start(t, run{
-		config:  object{"profile": s.profile(t, "mirror", "incoming-mirror"), "target": s.webTarget()},
+		config:  object{"profile": s.profile(t, "bytes", "incoming-mirror"), "target": s.webTarget()},
 		command: []string{built.workload, "serve", "-name", "laptop", "-http", fmt.Sprintf(":%d", port), "-admin", fmt.Sprintf("127.0.0.1:%d", admin)},
 	})
 	se.subscribed(port)
@@ -243,12 +247,9 @@ func TestMirrorBytes(t *testing.T) {
 	})
 }
 
-// TestIncomingOff: the local process listens on the target's ports and gets nothing, and the
+// testIncomingOff: the local process listens on the target's ports and gets nothing, and the
 // pod's connections stay as they are.
-func TestIncomingOff(t *testing.T) {
-	s := newStage(t)
-	l := newListeners(t)
-	s.deploy(t, web(l.all())+"---"+client, "pod/web", "pod/client")
+func testIncomingOff(t *testing.T, s *stage, l listeners) {
 	ip4, ip6 := s.ips(t, "web")
 	s.deploy(t, holder("holder", url(ip4, l.ports[l.list[0].name])), "pod/holder")
 	s.held(t, "holder", "web", 1)

@@ -65,12 +65,20 @@ func last(all []heldAnswer) any {
 	return all[len(all)-1]
 }
 
-// TestStealMovesOpenConnections: clients that keep a connection open reach the local process
-// at once, with no error, and the pod again when the session ends.
-func TestStealMovesOpenConnections(t *testing.T) {
+// TestStealComesAndGoes: connections and ports move between the pod and the local process.
+func TestStealComesAndGoes(t *testing.T) {
 	s := newStage(t)
-	port := freePort(t)
-	s.deploy(t, web([]uint16{port})+"---"+client, "pod/web", "pod/client")
+	ports := []uint16{freePort(t), freePort(t), freePort(t), freePort(t)}
+	s.deploy(t, web(ports)+"---"+client, "pod/web", "pod/client")
+	ref := s.profile(t, "steal", "incoming-steal")
+	t.Run("open connections", func(t *testing.T) { testMoves(t, s, ref, ports[0]) })
+	t.Run("mapped ports", func(t *testing.T) { testPortMapping(t, s, ref, ports[1], ports[2]) })
+	t.Run("given back", func(t *testing.T) { testGivesBack(t, s, ref, ports[3]) })
+}
+
+// testMoves: clients that keep a connection open reach the local process at once, with no
+// error, and the pod again when the session ends.
+func testMoves(t *testing.T, s *stage, ref string, port uint16) {
 	ip4, ip6 := s.ips(t, "web")
 	s.deploy(t, holder("holder4", url(ip4, port))+"---"+holder("holder6", url(ip6, port)), "pod/holder4", "pod/holder6")
 	for _, h := range []string{"holder4", "holder6"} {
@@ -79,7 +87,7 @@ func TestStealMovesOpenConnections(t *testing.T) {
 	p := programs(t)[0]
 	p.need(t)
 	se := s.start(t, run{
-		config:  object{"profile": s.profile(t, "steal", "incoming-steal"), "target": s.webTarget()},
+		config:  object{"profile": ref, "target": s.webTarget()},
 		command: p.command(fmt.Sprintf("listen %d laptop", port)),
 	})
 	se.subscribed(port)
@@ -125,17 +133,14 @@ func checkMoves(t *testing.T, holder string, all []heldAnswer) {
 	}
 }
 
-// TestStealPortMapping: a local port stands for another one of the target.
-func TestStealPortMapping(t *testing.T) {
-	s := newStage(t)
-	remote, local := freePort(t), freePort(t)
-	s.deploy(t, web([]uint16{remote, local})+"---"+client, "pod/web", "pod/client")
+// testPortMapping: a local port stands for another one of the target.
+func testPortMapping(t *testing.T, s *stage, ref string, remote, local uint16) {
 	ip4, _ := s.ips(t, "web")
 	p := programs(t)[0]
 	p.need(t)
 	se := s.start(t, run{
 		config: object{
-			"profile": s.profile(t, "steal", "incoming-steal"), "target": s.webTarget(),
+			"profile": ref, "target": s.webTarget(),
 			"feature": object{"network": object{"incoming": object{"port_mapping": [][]uint16{{local, remote}}}}},
 		},
 		command: p.command(fmt.Sprintf("listen %d laptop", local)),
@@ -147,12 +152,9 @@ func TestStealPortMapping(t *testing.T) {
 	answeredBy(t, "afterwards", "web", s.ask(t, url(ip4, remote)))
 }
 
-// TestStealGivesBack: when the local process stops listening, the pod answers again, and
+// testGivesBack: when the local process stops listening, the pod answers again, and
 // when it listens again, it answers.
-func TestStealGivesBack(t *testing.T) {
-	s := newStage(t)
-	port := freePort(t)
-	s.deploy(t, web([]uint16{port})+"---"+client, "pod/web", "pod/client")
+func testGivesBack(t *testing.T, s *stage, ref string, port uint16) {
 	ip4, ip6 := s.ips(t, "web")
 	list := programs(t)
 	var script strings.Builder
@@ -163,7 +165,7 @@ func TestStealGivesBack(t *testing.T) {
 		}
 	}
 	se := s.start(t, run{
-		config:  object{"profile": s.profile(t, "steal", "incoming-steal"), "target": s.webTarget()},
+		config:  object{"profile": ref, "target": s.webTarget()},
 		command: []string{"bash", "-c", script.String()},
 		stdin:   true,
 	})

@@ -34,11 +34,17 @@ func (s *stage) errnoInPod(t *testing.T, network, address string, flags ...strin
 	return p.Errno
 }
 
-// TestOutgoingRemote: what a program connects to sees the pod's address, whatever the program
-// and the protocol; what fails, fails as in the pod; and localhost is the pod's.
-func TestOutgoingRemote(t *testing.T) {
+// TestOutgoing shows both adjustments of outgoing traffic with every program.
+func TestOutgoing(t *testing.T) {
 	s := newStage(t)
 	s.deploy(t, insider()+"---"+db, "pod/web", "pod/db")
+	t.Run("remote", func(t *testing.T) { testOutgoingRemote(t, s) })
+	t.Run("off", func(t *testing.T) { testOutgoingOff(t, s) })
+}
+
+// testOutgoingRemote: what a program connects to sees the pod's address, whatever the program
+// and the protocol; what fails, fails as in the pod; and localhost is the pod's.
+func testOutgoingRemote(t *testing.T, s *stage) {
 	web4, web6 := s.ips(t, "web")
 	db4, db6 := s.ips(t, "db")
 	nobody := s.absent(t, db4)
@@ -145,11 +151,9 @@ func (s *stage) absent(t *testing.T, pod string) string {
 	return ""
 }
 
-// TestOutgoingOff: the same connections leave from this machine, and what only the pod can
+// testOutgoingOff: the same connections leave from this machine, and what only the pod can
 // reach is out of reach. Names resolve as in the pod all the same.
-func TestOutgoingOff(t *testing.T) {
-	s := newStage(t)
-	s.deploy(t, insider()+"---"+db, "pod/web", "pod/db")
+func testOutgoingOff(t *testing.T, s *stage) {
 	db4, db6 := s.ips(t, "db")
 	steps := []string{"tcp " + db4 + " 8080", "tcp " + db6 + " 8080", "udp " + db4 + " 9001", "udpto " + db4 + " 9001", "udp " + db6 + " 9001"}
 	refused := []string{fmt.Sprintf("tcp localhost %d", inside), fmt.Sprintf("tcp 127.0.0.1 %d", inside), "tcp " + db4 + " 81"}

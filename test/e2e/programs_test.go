@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
-	"github.com/mirrord-go/mirrord/test/clustertest"
 )
 
 // program is a real program, in one of many languages, whose network the sessions of these
@@ -333,83 +331,4 @@ func plain(text string) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(n))
-}
-
-// given are the ports that freePort has returned.
-var given struct {
-	sync.Mutex
-	ports map[uint16]bool
-}
-
-// freePort returns a port that is free on this machine, and outside of the range from which
-// the system takes ports for connections. Local processes listen on the port that the target
-// has, and several tests may run on one machine.
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	given.Lock()
-	defer given.Unlock()
-	if given.ports == nil {
-		given.ports = map[uint16]bool{}
-	}
-	for range 100 {
-		port := uint16(20000 + rand.N(10000))
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		if !given.ports[port] {
-			given.ports[port] = true
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return 0
-}
-
-// web is a pod "web" that serves HTTP on the ports and has its record on 8090. Nothing probes
-// the ports. Spec is added to the pod's spec.
-func web(ports []uint16, spec ...string) string {
-	var addrs []string
-	for _, p := range ports {
-		addrs = append(addrs, fmt.Sprintf(":%d", p))
-	}
-	return `
-apiVersion: v1
-kind: Pod
-metadata: {name: web, labels: {app: web}}
-spec:
-  terminationGracePeriodSeconds: 1
-  ` + strings.Join(spec, "\n  ") + `
-  containers:
-  - name: web
-    image: ` + clustertest.WorkloadImage + `
-    imagePullPolicy: Never
-    args: [serve, -admin, ":8090", -http, "` + strings.Join(addrs, ",") + `"]
-    readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1}
-`
-}
-
-// webTarget is a configuration's target for the pod of [web].
-func (s *stage) webTarget() object { return object{"path": "pod/web", "namespace": s.ns} }
-
-// ips returns the addresses of a pod, the IPv4 one first.
-func (s *stage) ips(t *testing.T, pod string) (ip4, ip6 string) {
-	t.Helper()
-	for _, ip := range s.Pod(t, s.ns, pod).Status.PodIPs {
-		if netip.MustParseAddr(ip.IP).Is4() {
-			ip4 = ip.IP
-		} else {
-			ip6 = ip.IP
-		}
-	}
-	if ip4 == "" || ip6 == "" {
-		t.Fatalf("pod %s has the addresses %q and %q, want both families", pod, ip4, ip6)
-	}
-	return ip4, ip6
-}
-
-// url is the address of an HTTP server.
-func url[P uint16 | int](ip string, port P) string {
-	return "http://" + net.JoinHostPort(ip, fmt.Sprint(port)) + "/"
 }
