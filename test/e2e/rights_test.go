@@ -16,7 +16,10 @@ import (
 // may runs a session with a profile as a user, and checks that the process got what it is for.
 func (s *stage) may(t *testing.T, kubeconfig, profile string, flags ...string) {
 	t.Helper()
-	args := append([]string{"exec", "-t", "deployment/shop", "--profile", profile}, flags...)
+	args := append([]string{"exec", "-t", "deployment/shop"}, flags...)
+	if profile != "" {
+		args = append(args, "--profile", profile)
+	}
 	script := "echo $SHOP_COLOR; " + built.workload + " get http://shop/"
 	o := s.mirrord(t, call{args: append(args, "--", "sh", "-c", script), kubeconfig: kubeconfig})
 	if o.code != 0 || !strings.Contains(o.stdout, "green\n") || !strings.Contains(o.stdout, `"status":200`) {
