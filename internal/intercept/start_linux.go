@@ -30,7 +30,11 @@ import (
 // The error wraps [ErrNested]; or [ErrUnsupported] with what is missing; or is that of
 // starting the program, such as [os.ErrNotExist].
 func Start(ctx context.Context, log *slog.Logger, o Options) (Process, error) {
-	return start(ctx, log, o, defaultTimes())
+	p, err := start(ctx, log, o, defaultTimes())
+	if err != nil {
+		return nil, err // and no *process in the interface, not even a nil one
+	}
+	return p, nil
 }
 
 func start(ctx context.Context, log *slog.Logger, o Options, t times) (*process, error) {

@@ -17,11 +17,13 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/config"
@@ -283,6 +285,9 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 		Network:        s.net,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
 	})
+	if errors.Is(err, syscall.ENOEXEC) {
+		return &CommandError{Name: p.args[0], Code: ExitNotExecutable, Err: err}
+	}
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", p.args[0], err)
 	}

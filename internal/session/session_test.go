@@ -438,7 +438,8 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		if err := os.WriteFile(bad, []byte("\x7fELF nonsense"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.run(t.Context(), bad); !errors.Is(err, syscall.ENOEXEC) {
+		_, err := r.run(t.Context(), bad)
+		if ce, ok := errors.AsType[*session.CommandError](err); !ok || ce.Code != session.ExitNotExecutable || !errors.Is(err, syscall.ENOEXEC) {
 			t.Errorf("error %v", err)
 		}
 		r.cleaned()
