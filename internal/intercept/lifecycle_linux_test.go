@@ -106,9 +106,9 @@ func TestStartErrors(t *testing.T) {
 	needNamespace(t)
 	log := slog.New(slog.DiscardHandler)
 	before := descriptors(t)
-	_, err := Start(t.Context(), log, Options{Path: "/nonexistent/program", Args: []string{"program"}, Network: &fakeTarget{}})
-	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a missing program: %v", err)
+	p, err := Start(t.Context(), log, Options{Path: "/nonexistent/program", Args: []string{"program"}, Network: &fakeTarget{}})
+	if !errors.Is(err, fs.ErrNotExist) || p != nil {
+		t.Errorf("a missing program: process %v, error %v", p, err)
 	}
 	if _, err := Start(t.Context(), log, Options{Path: "/bin/true"}); err == nil {
 		t.Error("no network: no error")
