@@ -223,7 +223,7 @@ spec:
     imagePullPolicy: Never
     args: [serve, -admin, ":8091", -http, "", -grpc, ":%[3]d"]
     readinessProbe: {tcpSocket: {port: 8091}, periodSeconds: 1}
-    livenessProbe: {grpc: {port: %[3]d}, periodSeconds: 1, timeoutSeconds: 3, failureThreshold: 2}
+    livenessProbe: {grpc: {port: %[3]d}, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 2}
 `, clustertest.WorkloadImage, http, grpc)
 }
 
