@@ -85,6 +85,32 @@ func TestStealAndRelease(t *testing.T) {
 	})
 }
 
+// A port has one taker at a time: the second is refused, and gets it when the first is done.
+func TestOneTakerOfAPort(t *testing.T) {
+	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {
+		app(t, "tcp", fmt.Sprintf("[::]:%d", podPort))
+		first, second := open(t, b), open(t, b)
+		steal(t, first, podPort)
+		serve(t, acceptor{second}, "agent")
+		c, dst := httpClient(t, l, false), netip.AddrPortFrom(l.Pod.V4, podPort)
+		var taken *TakenError
+		if err := second.Steal(podPort); !errors.As(err, &taken) || taken.Port != podPort || !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatalf("the second: %v", err)
+		}
+		steal(t, second, otherPort) // another port is nobody's
+		if err := first.Release(podPort); err != nil {
+			t.Fatal(err)
+		}
+		wantFrom(t, c, dst, "app")
+		steal(t, second, podPort)
+		wantFrom(t, c, dst, "agent")
+		if err := second.Close(); err != nil {
+			t.Fatal(err)
+		}
+		steal(t, first, podPort)
+	})
+}
+
 // Connections that were taken live on after the port was given back, and after Close.
 func TestTakenConnectionsOutlive(t *testing.T) {
 	each(t, func(t *testing.T, l *podtest.Pod, b Backend) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 )
 
@@ -40,7 +41,7 @@ type Stealer struct {
 
 	mu     sync.Mutex
 	closed bool
-	stolen map[uint16]struct{}
+	stolen map[uint16]*os.File // with their claims
 }
 
 // backend is what differs between the ways of taking connections. Calls of steal, release
@@ -97,7 +98,7 @@ func openBackend(log *slog.Logger, b Backend) (*Stealer, error) {
 		listeners: listeners,
 		conns:     make(chan *Conn),
 		done:      make(chan struct{}),
-		stolen:    map[uint16]struct{}{},
+		stolen:    map[uint16]*os.File{},
 	}
 	for _, l := range listeners {
 		s.loops.Go(func() { s.acceptLoop(l) })
@@ -115,8 +116,8 @@ func (s *Stealer) Backend() Backend {
 
 // Steal takes the connections of a port: from the moment it returns, every new TCP
 // connection to that port on any local address comes to [Stealer.Accept]. Connections that
-// exist stay with the application; [Stealer.Flush] ends them. A port that is taken already
-// stays so.
+// exist stay with the application; [Stealer.Flush] ends them. A port that this stealer has
+// taken already stays so; one that another process has taken is a [*TakenError].
 func (s *Stealer) Steal(port uint16) error {
 	if port == 0 {
 		return errors.New("port 0 can't be taken")
@@ -129,10 +130,16 @@ func (s *Stealer) Steal(port uint16) error {
 	if _, ok := s.stolen[port]; ok {
 		return nil
 	}
-	if err := s.backend.steal(port); err != nil {
+	mark, err := claim(port)
+	if err == nil {
+		if err = s.backend.steal(port); err != nil {
+			_ = mark.Close()
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("taking port %d: %w", port, err)
 	}
-	s.stolen[port] = struct{}{}
+	s.stolen[port] = mark
 	return nil
 }
 
@@ -145,12 +152,14 @@ func (s *Stealer) Release(port uint16) error {
 	if s.closed {
 		return nil
 	}
-	if _, ok := s.stolen[port]; !ok {
+	mark, ok := s.stolen[port]
+	if !ok {
 		return nil
 	}
 	if err := s.backend.release(port); err != nil {
 		return fmt.Errorf("giving port %d back: %w", port, err)
 	}
+	_ = mark.Close()
 	delete(s.stolen, port)
 	return nil
 }
@@ -166,6 +175,9 @@ func (s *Stealer) Close() error {
 	}
 	s.closed = true
 	err := s.backend.close()
+	for _, mark := range s.stolen {
+		_ = mark.Close()
+	}
 	s.mu.Unlock()
 	close(s.done)
 	closeAll(s.listeners)
