@@ -26,7 +26,7 @@ const (
 	// directSize is when a frame is written at once and not copied first.
 	directSize = 16 << 10
 	// lazyTime is how long a frame may wait for company when nobody waits for it.
-	lazyTime = 2 * time.Millisecond
+	lazyTime = time.Millisecond
 )
 
 // batch is the connection below the multiplexer, which writes one whole frame at a time and from
@@ -42,7 +42,8 @@ type batch struct {
 	urgent  bool      // somebody waits for one of the frames
 	busy    bool      // somebody writes
 	lazy    *time.Timer
-	armed   bool // lazy runs
+	armed   bool                // lazy runs
+	patient map[uint32]struct{} // streams whose end may wait
 	err     error
 	closed  bool
 
@@ -50,7 +51,7 @@ type batch struct {
 }
 
 func newBatch(c *tls.Conn, below *gather.Conn) *batch {
-	b := &batch{Conn: c, below: below}
+	b := &batch{Conn: c, below: below, patient: make(map[uint32]struct{})}
 	b.changed.L = &b.mu
 	b.flusher.Go(b.flush)
 	return b
@@ -75,7 +76,7 @@ func (b *batch) Write(frame []byte) (int, error) {
 	}
 	b.frames = append(b.frames, frame...)
 	switch {
-	case !canWait(frame):
+	case !b.canWait(frame):
 		b.urgent = true
 		b.changed.Broadcast()
 	case !b.armed:
@@ -125,14 +126,14 @@ func (b *batch) send(frames []byte) {
 	b.below.Hold()
 	_, err := b.Conn.Write(frames)
 	err = errors.Join(err, b.below.Release())
-	if err != nil {
-		// The multiplexer learns of it by reading, as it may have nothing more to write.
-		_ = b.below.Close()
-	}
 	b.mu.Lock()
 	b.busy = false
-	if b.err == nil {
+	if b.err == nil && err != nil {
 		b.err = err
+		// The multiplexer learns of it by reading, as it may have nothing more to write.
+		b.mu.Unlock()
+		_ = b.below.Close()
+		b.mu.Lock()
 	}
 	b.changed.Broadcast()
 }
@@ -178,14 +179,37 @@ const (
 	frameWindowUpdate = 1
 	frameSYN          = 1
 	frameACK          = 2
+	frameFIN          = 4
+	frameRST          = 8
 )
 
 // canWait says whether nobody waits for a frame: one that only opens a stream, behind which
-// comes what the stream is for, or one that only says that a stream was opened.
-func canWait(frame []byte) bool {
+// comes what the stream is for; one that only says that a stream was opened; or an end that
+// may wait. b.mu is held.
+func (b *batch) canWait(frame []byte) bool {
 	if len(frame) != frameHeader || frame[1] != frameWindowUpdate {
 		return false
 	}
 	flags := binary.BigEndian.Uint16(frame[2:])
-	return flags == frameSYN || flags == frameACK
+	if flags&(frameFIN|frameRST) == 0 {
+		return flags == frameSYN || flags == frameACK
+	}
+	id := binary.BigEndian.Uint32(frame[4:])
+	_, ok := b.patient[id]
+	delete(b.patient, id)
+	return ok && flags&frameRST == 0
+}
+
+// endMayWait says that nobody waits for the end of data on a stream, which is about to be written.
+func (b *batch) endMayWait(stream uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.patient[stream] = struct{}{}
+}
+
+// endIsNot takes that back, for an end that was not written.
+func (b *batch) endIsNot(stream uint32) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.patient, stream)
 }

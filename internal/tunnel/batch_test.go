@@ -204,3 +204,90 @@ func TestStuckCarrier(t *testing.T) {
 func tlsStub(g net.Conn, id *Identity) *tls.Conn {
 	return tls.Client(g, id.tlsConfig(id.Fingerprint()))
 }
+
+// A client that closes one connection and makes the next says both at once; an answer that
+// ends with its connection does not wait.
+func TestEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, up, _ := tunnels(t)
+		pair := func() (near, far Stream) {
+			t.Helper()
+			near, err := client.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := near.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if far, err = server.Accept(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(far, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			return near, far
+		}
+		// ends closes a, and returns how long b waits for that.
+		ends := func(a, b Stream) time.Duration {
+			t.Helper()
+			began := time.Now()
+			if err := a.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Fatalf("the other side read %v", err)
+			}
+			return time.Since(began)
+		}
+		near, far := pair()
+		if took := ends(far, near); took != 0 {
+			t.Errorf("the first end, of the side that accepted, took %v", took)
+		}
+		if took := ends(near, far); took != lazyTime {
+			t.Errorf("the other end took %v", took)
+		}
+		near, _ = pair()
+		synctest.Wait()
+		up.writes.Store(0)
+		_ = near.Close()
+		pair()
+		if n := up.writes.Load(); n != 1 {
+			t.Errorf("the end of a stream and the next one took %d writes", n)
+		}
+	})
+}
+
+// What is remembered of streams goes with them.
+func TestEndsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, _, _ := tunnels(t)
+		for i := range 20 {
+			near, err := client.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			far, err := server.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, end := range [][]func() error{
+				{near.CloseWrite, far.CloseWrite, near.Close, far.Close},
+				{near.Reset, near.CloseWrite, far.Close},
+				{near.CloseWrite, near.Reset, far.Close},
+				{far.Reset, near.Close},
+			}[i%4] {
+				_ = end()
+				synctest.Wait()
+			}
+		}
+		time.Sleep(time.Second)
+		for _, s := range []Session{client, server} {
+			b := s.(*mux).carrier
+			b.mu.Lock()
+			if n := len(b.patient); n > 0 {
+				t.Errorf("%d streams are remembered", n)
+			}
+			b.mu.Unlock()
+		}
+	})
+}

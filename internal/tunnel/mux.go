@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -79,13 +80,13 @@ func muxConfig() *yamux.Config {
 
 type mux struct {
 	m       *yamux.Session
-	carrier io.Closer
+	carrier *batch
 
 	mu     sync.Mutex
 	closed bool // by our own Close
 }
 
-func newMux(m *yamux.Session, carrier io.Closer, err error) (Session, error) {
+func newMux(m *yamux.Session, carrier *batch, err error) (Session, error) {
 	if err != nil {
 		_ = carrier.Close()
 		return nil, fmt.Errorf("starting the multiplexer: %w", err)
@@ -98,7 +99,7 @@ func (s *mux) Open(ctx context.Context) (Stream, error) {
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	return &stream{st}, nil
+	return &stream{Stream: st, batch: s.carrier, opened: true}, nil
 }
 
 func (s *mux) Accept() (Stream, error) {
@@ -106,7 +107,7 @@ func (s *mux) Accept() (Stream, error) {
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	return &stream{st}, nil
+	return &stream{Stream: st, batch: s.carrier}, nil
 }
 
 func (s *mux) Close() error {
@@ -154,11 +155,40 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-type stream struct{ *yamux.Stream }
+type stream struct {
+	*yamux.Stream
+	batch  *batch
+	opened bool        // by this side
+	ended  atomic.Bool // the peer's data, as far as the reader knows
+	closed atomic.Bool // our direction
+}
 
 func (s *stream) Read(b []byte) (int, error) {
 	n, err := s.Stream.Read(b)
+	if errors.Is(err, io.EOF) {
+		s.ended.Store(true)
+	}
 	return n, explainStream(err)
+}
+
+func (s *stream) CloseWrite() error { return s.end(s.Stream.CloseWrite) }
+
+func (s *stream) Close() error { return s.end(s.Stream.Close) }
+
+// end ends our direction. Many answers end with their connection, so the end of the side that
+// accepted is waited for, unless the other side has ended its own before. A client seldom ends
+// its direction and goes on to wait; more often it has closed the connection, and makes the
+// next one.
+func (s *stream) end(end func() error) error {
+	first := !s.closed.Swap(true)
+	if first && (s.opened || s.ended.Load()) {
+		s.batch.endMayWait(s.StreamID())
+	}
+	err := end()
+	if first && err != nil {
+		s.batch.endIsNot(s.StreamID())
+	}
+	return err
 }
 
 func (s *stream) Write(b []byte) (int, error) {
