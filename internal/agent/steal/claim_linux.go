@@ -26,7 +26,7 @@ func (e *TakenError) Unwrap() error { return unix.EADDRINUSE }
 func claim(port uint16) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, fmt.Errorf("claiming port %d: %w", port, os.NewSyscallError("socket", err))
 	}
 	f := os.NewFile(uintptr(fd), "claim")
 	err = unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("@mirrord-go/steal/%d", port)})
@@ -37,5 +37,5 @@ func claim(port uint16) (*os.File, error) {
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, &TakenError{Port: port}
 	}
-	return nil, os.NewSyscallError("bind", err)
+	return nil, fmt.Errorf("claiming port %d: %w", port, os.NewSyscallError("bind", err))
 }

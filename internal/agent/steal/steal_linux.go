@@ -131,12 +131,11 @@ func (s *Stealer) Steal(port uint16) error {
 		return nil
 	}
 	mark, err := claim(port)
-	if err == nil {
-		if err = s.backend.steal(port); err != nil {
-			_ = mark.Close()
-		}
-	}
 	if err != nil {
+		return err
+	}
+	if err := s.backend.steal(port); err != nil {
+		_ = mark.Close()
 		return fmt.Errorf("taking port %d: %w", port, err)
 	}
 	s.stolen[port] = mark
