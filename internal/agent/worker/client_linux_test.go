@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,9 +245,10 @@ func (c *client) dial(t *testing.T, dst netip.AddrPort) (tunnel.Stream, wire.Dia
 
 // server answers every connection with a word, after the first line it gets.
 type server struct {
-	l     net.Listener
-	mu    sync.Mutex
-	lines []string
+	l        net.Listener
+	accepted atomic.Int64
+	mu       sync.Mutex
+	lines    []string
 }
 
 func serve(t *testing.T, l net.Listener, word string) *server {
@@ -259,6 +261,7 @@ func serve(t *testing.T, l net.Listener, word string) *server {
 			if err != nil {
 				return
 			}
+			s.accepted.Add(1)
 			conns.Go(func() {
 				defer c.Close()
 				for {

@@ -74,13 +74,18 @@ func (in *incoming) stolen(s stealer, c *steal.Conn) {
 		}
 		peeked = read
 	}
-	st, err := sub.session.offer(wire.Incoming{Mode: wire.Steal, Peer: peer, Local: c.Dst})
-	if err != nil {
+	head := &head{conn: c.TCPConn, sent: peeked}
+	st, err := sub.session.offer(wire.Incoming{Mode: wire.Steal, Peer: peer, Local: c.Dst}, head)
+	switch {
+	case err == nil:
+		in.join(sub.session.ctx, st, c.TCPConn, nil)
+	case head.lost(err):
+		in.log.Debug("a connection was cut before it was served", "peer", peer, "err", err)
+		pipe.Reset(c)
+	default:
 		in.log.Debug("a connection goes on to the target", "peer", peer, "err", err)
-		in.handOver(s, c, peeked)
-		return
+		in.handOver(s, c, head.sent)
 	}
-	in.join(sub.session.ctx, st, c.TCPConn, peeked)
 }
 
 // handOver gives a taken connection to the target after all. Nobody has answered it yet.
@@ -109,9 +114,9 @@ func (in *incoming) join(ctx context.Context, server, c pipe.Conn, peeked []byte
 	}
 }
 
-// offer asks the client to serve a connection. Nothing of it has been read but what the
-// caller peeked, and it is still the caller's when offer fails.
-func (s *session) offer(in wire.Incoming) (tunnel.Stream, error) {
+// offer asks the client to serve a connection, and sends it the head meanwhile, if there is
+// one. The connection is still the caller's when offer fails.
+func (s *session) offer(in wire.Incoming, h *head) (tunnel.Stream, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, replyTimeout)
 	defer cancel()
 	st, err := s.tun.Open(ctx)
@@ -121,10 +126,15 @@ func (s *session) offer(in wire.Incoming) (tunnel.Stream, error) {
 	_ = st.SetDeadline(time.Now().Add(replyTimeout))
 	var r wire.IncomingReply
 	if err = wire.WriteIncoming(st, in); err == nil {
+		stop := h.send(st)
 		r, err = wire.ReadIncomingReply(st)
+		stop()
 	}
 	if err == nil && r.Errno != 0 {
-		err = fmt.Errorf("the local process: %w", syscall.Errno(r.Errno))
+		err = &refusedError{syscall.Errno(r.Errno)}
+	}
+	if err == nil && h != nil {
+		err = h.err
 	}
 	if err != nil {
 		_ = st.Reset()
@@ -163,7 +173,7 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 // mirrored sends the client a copy of what a peer sends to the target.
 func (in *incoming) mirrored(s *session, c *mirror.Conn) {
 	defer func() { _ = c.Close() }()
-	st, err := s.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()})
+	st, err := s.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()}, nil)
 	if err != nil {
 		in.log.Debug("a mirrored connection is not wanted", "err", err)
 		return

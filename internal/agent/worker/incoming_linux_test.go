@@ -189,11 +189,89 @@ func TestSteal(t *testing.T) {
 		if got := p.app.got(); got[len(got)-1] != "early" {
 			t.Errorf("the target read %q", got)
 		}
-		// The same with a stream that fails.
+		// The same with a stream that fails before anything was sent.
+		before := p.app.accepted.Load()
 		conn = p.dial(t, podAddr, netip.Addr{})
 		st, _ = c.incoming(t)
 		_ = st.Reset()
+		eventually(t, func() error {
+			if p.app.accepted.Load() == before {
+				return errors.New("the target has not got the connection")
+			}
+			return nil
+		})
 		mustAsk(t, conn, "again", "target")
+	})
+
+	t.Run("the beginning comes before the answer", func(t *testing.T) {
+		c := a.client(t)
+		c.subscribe(t, steal)
+		conn := p.dial(t, podAddr, netip.Addr{})
+		request := strings.Repeat("0123456789abcdef", 4096) + "\n"
+		go func() { _, _ = io.WriteString(conn, request) }()
+		st, _ := c.incoming(t)
+		begin := make([]byte, maxHead)
+		if _, err := io.ReadFull(st, begin); err != nil {
+			t.Fatal(err)
+		}
+		// No more than that is kept, and so no more is sent.
+		_ = st.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if n, err := st.Read(make([]byte, 1)); n > 0 || err == nil {
+			t.Errorf("%d more bytes before the answer, %v", n, err)
+		}
+		_ = st.SetReadDeadline(time.Now().Add(patience))
+		reply(t, st, 0)
+		if line, err := readLine(st); string(begin)+line+"\n" != request || err != nil {
+			t.Errorf("the client read %d bytes of %d, %v", len(begin)+len(line)+1, len(request), err)
+		}
+
+		// A refusal gives the target all of it.
+		conn = p.dial(t, podAddr, netip.Addr{})
+		go func() { _, _ = io.WriteString(conn, request) }()
+		st, _ = c.incoming(t)
+		if _, err := io.ReadFull(st, begin); err != nil {
+			t.Fatal(err)
+		}
+		reply(t, st, wire.Errno(syscall.ECONNREFUSED))
+		if line, err := readLine(conn); line != "target" || err != nil {
+			t.Errorf("after the refusal %q, %v", line, err)
+		}
+		if got := p.app.got(); got[len(got)-1]+"\n" != request {
+			t.Errorf("the target read %d bytes of %d", len(got[len(got)-1])+1, len(request))
+		}
+
+		// Without a word, the local process may have acted on it: the target must not too.
+		conn = p.dial(t, podAddr, netip.Addr{})
+		go func() { _, _ = io.WriteString(conn, request) }()
+		st, _ = c.incoming(t)
+		if _, err := io.ReadFull(st, begin); err != nil {
+			t.Fatal(err)
+		}
+		_ = st.Reset()
+		if _, err := readLine(conn); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("after a reset: %v", err)
+		}
+	})
+
+	t.Run("a peer that has ended already", func(t *testing.T) {
+		c := a.client(t)
+		c.subscribe(t, steal)
+		conn := p.dial(t, podAddr, netip.Addr{})
+		_, _ = io.WriteString(conn, "all of it\n")
+		_ = conn.(*net.TCPConn).CloseWrite()
+		st, _ := c.incoming(t)
+		if line, err := readLine(st); line != "all of it" || err != nil {
+			t.Fatalf("the client read %q, %v", line, err)
+		}
+		reply(t, st, 0)
+		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("behind it: %v, want the end", err)
+		}
+		_, _ = io.WriteString(st, "answer\n")
+		_ = st.Close()
+		if b, err := io.ReadAll(conn); string(b) != "answer\n" || err != nil {
+			t.Errorf("the peer read %q, %v", b, err)
+		}
 	})
 
 	t.Run("the client is gone", func(t *testing.T) {
@@ -276,8 +354,8 @@ func TestSteal(t *testing.T) {
 		st, _ := c.incoming(t)
 		reply(t, st, 0)
 		// Once the answer has arrived: a reset before it hands the connection to the target.
-		_, _ = io.WriteString(conn, "x")
-		if _, err := io.ReadFull(st, make([]byte, 1)); err != nil {
+		_, _ = io.WriteString(st, "x")
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 		_ = st.Reset()
