@@ -2,6 +2,7 @@ package execcmd
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 	"github.com/mirrord-go/mirrord/internal/config"
@@ -72,6 +73,9 @@ func (o *observer) Attached(w wire.Welcome) {
 	}
 	for _, text := range o.resolved.Warnings {
 		o.Warning(text)
+	}
+	if t := o.attachment.Target; t != nil && t.HostNetwork && cfg.Feature.Network.Incoming.Mode == config.IncomingSteal {
+		o.Warning(fmt.Sprintf("pod %s has its node's network (hostNetwork): a port that is stolen is stolen from the whole node", t.Pod))
 	}
 	o.Summary(s)
 }

@@ -66,6 +66,8 @@ type setup struct {
 	environ   map[string]string
 	script    agenttest.Script
 	attachErr error
+	// hostNetwork: the target's pod has its node's network.
+	hostNetwork bool
 	// running gets the agent's end once the tunnel stands; may be nil.
 	running func(*agenttest.Agent)
 }
@@ -93,7 +95,7 @@ func (s setup) exec(t *testing.T, args ...string) result {
 			if s.attachErr != nil {
 				return nil, s.attachErr
 			}
-			return &Attachment{Agent: r.agent, Target: &kube.Target{Namespace: "default", Pod: "shop-1", Container: "app", Node: "n1"}}, nil
+			return &Attachment{Agent: r.agent, Target: &kube.Target{Namespace: "default", Pod: "shop-1", Container: "app", Node: "n1", HostNetwork: s.hostNetwork}}, nil
 		}
 		return run(ctx, opts)
 	})
@@ -120,6 +122,15 @@ func TestExitCodePassesThrough(t *testing.T) {
 	for _, want := range []string{"pod shop-1, container app, node n1", "incoming", "mirror every port", "(default)", "✓ "} {
 		if !strings.Contains(r.stderr, want) {
 			t.Errorf("%q is not in\n%s", want, r.stderr)
+		}
+	}
+}
+
+func TestStealFromANode(t *testing.T) {
+	for _, s := range []setup{{hostNetwork: true}, {}} {
+		r := s.exec(t, "--steal", "-t", "pod/shop-1", "--", "true")
+		if warned := strings.Contains(r.stderr, "stolen from the whole node"); r.code() != 0 || warned != s.hostNetwork {
+			t.Errorf("host network %v: exit code %d\n%s", s.hostNetwork, r.code(), r.stderr)
 		}
 	}
 }
