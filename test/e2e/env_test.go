@@ -49,8 +49,7 @@ func TestEnvironment(t *testing.T) {
 	if err := os.WriteFile(file, []byte("# comment\nCOLOR_WALL=white\nONLY_FILE='in the file'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("SHARED", "machine")
-	t.Setenv("ONLY_MACHINE", "here")
+	machines := []string{"SHARED=machine", "ONLY_MACHINE=here"}
 
 	// What the tests look at: "" is a variable without a value, "-" one that is not there.
 	pod := map[string]string{
@@ -97,6 +96,8 @@ func TestEnvironment(t *testing.T) {
 		{name: "variable", run: run{env: []string{"MIRRORD_OVERRIDE_ENV_VARS_EXCLUDE=FROM_MAP"}}, want: but(pod, "FROM_MAP", "-")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.run.env = append(tt.run.env, machines...)
 			tt.run.config = object{"target": s.webTarget()}
 			if tt.env != nil {
 				tt.run.config["feature"] = object{"env": tt.env}

@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
     ;;
   resolve)
     words="$1 $2"
-    tried=$(curl -sv --noproxy '*' --connect-timeout 5 "$(url "$2" 8080)" 2>&1 >/dev/null)
+    tried=$(curl -sv --noproxy '*' --connect-timeout 1 "$(url "$2" 8080)" 2>&1 >/dev/null)
     case "$tried" in
     *Trying*) result=$(echo "$tried" | sed -n 's/^\*  *Trying \(.*\):8080\.\.\.*/\1/p' | tr -d '[]' | sort -u | xargs) ;;
     *) result=$(errno "$tried") ;;
