@@ -74,6 +74,8 @@ type side struct {
 	client   *loadClient
 	raw, web string
 	session  *session // or nil
+	revive   func()   // makes it anew; or nil
+	revived  int
 
 	// bytes of a transfer, by measurement.
 	bytes map[string]int64
@@ -107,6 +109,7 @@ func measure(t *host, o options) *Report {
 			}
 		}
 	}
+	report.Stuck = sides[1].revived
 	s.memory(sides, report)
 	for _, sd := range sides {
 		if sd.session != nil {
@@ -125,10 +128,16 @@ func measure(t *host, o options) *Report {
 func (s *stage) sides() []*side {
 	local := s.localClient()
 	s.t.Logf("starting kubectl port-forward")
-	raw, web := s.portForward()
+	forward := &side{name: kubectl, client: local}
+	var p *process
+	p, forward.raw, forward.web = s.portForward()
+	forward.revive = func() {
+		p.stop()
+		p, forward.raw, forward.web = s.portForward()
+	}
 	sides := []*side{
 		{name: direct, client: local, raw: hostPort(s.server, rawPort), web: hostPort(s.server, webPort)},
-		{name: kubectl, client: local, raw: raw, web: web},
+		forward,
 	}
 	for i, b := range s.builds {
 		s.t.Logf("starting %ssessions", b.name)
@@ -161,8 +170,39 @@ func (sd *side) calibrate(m measurement) {
 	}
 	const first = 16 * mib
 	sd.bytes[m.name] = first
-	r := sd.client.do(sd.name, sd.job(m))
+	r := sd.do(m)
 	sd.bytes[m.name] = min(max(int64(first/r.Seconds*bulkTime.Seconds()), minBulk), maxBulk)
+}
+
+// stuck is when kubectl port-forward is taken for stuck. Now and then none of its connections
+// makes any progress any more, and no new one either.
+const stuck = 10 * time.Second
+
+// do measures, again if need be.
+func (sd *side) do(m measurement) load.Result {
+	for sd.revive != nil {
+		j := sd.job(m)
+		j.Patience = stuck
+		r := sd.client.try(sd.name, j)
+		if r.Error == "" {
+			return r
+		}
+		sd.revived++
+		sd.client.t.Logf("%s is started again, for the %d. time: %s", sd.name, sd.revived, firstLine(r.Error))
+		if sd.revived > maxRevivals {
+			sd.client.t.Fatalf("%s: %s", sd.name, r.Error)
+		}
+		sd.revive()
+	}
+	return sd.client.do(sd.name, sd.job(m))
+}
+
+// maxRevivals is how often a side may fail in all.
+const maxRevivals = 20
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 // value is what one measurement of one side gives.
@@ -173,7 +213,7 @@ type value struct {
 
 func (sd *side) measure(m measurement) value {
 	j := sd.job(m)
-	r := sd.client.do(sd.name, j)
+	r := sd.do(m)
 	if j.Kind == load.Down || j.Kind == load.Up {
 		return value{rate: float64(j.Bytes) / r.Seconds}
 	}

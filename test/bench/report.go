@@ -18,9 +18,11 @@ type Report struct {
 	// Rows are the measurements, in their order.
 	Rows []*Row `json:"measurements"`
 	// TimeWait is how many sockets were in TIME_WAIT before each round.
-	TimeWait []int    `json:"timeWait"`
-	Memory   []Memory `json:"memory"`
-	Starts   []Start  `json:"starts"`
+	TimeWait []int `json:"timeWait"`
+	// Stuck is how often kubectl port-forward stopped working and was started again.
+	Stuck  int      `json:"portForwardStuck"`
+	Memory []Memory `json:"memory"`
+	Starts []Start  `json:"starts"`
 }
 
 // Row is one measurement of all sides.
@@ -155,6 +157,9 @@ func (r *Report) Table() string {
 		fmt.Fprintln(w)
 		r.absolute(w)
 		fmt.Fprintf(w, "\nsockets in TIME_WAIT before each round: %s\n", strings.Trim(fmt.Sprint(r.TimeWait), "[]"))
+		if r.Stuck > 0 {
+			fmt.Fprintf(w, "times that kubectl port-forward stopped working and was started again: %d\n", r.Stuck)
+		}
 	}
 	if len(r.Memory) > 0 {
 		fmt.Fprintln(w, "\nmemory of the client, MiB\tpeak in traffic\tpeak with connections\tthey took")

@@ -168,6 +168,15 @@ type loadClient struct {
 
 // do carries out one job. Its failure ends the benchmark.
 func (c *loadClient) do(what string, j load.Job) load.Result {
+	r := c.try(what, j)
+	if r.Error != "" {
+		c.t.Fatalf("%s: %s %d clients: %s", what, j.Kind, j.Clients, r.Error)
+	}
+	return r
+}
+
+// try is do for a job that may fail, with the result's Error.
+func (c *loadClient) try(what string, j load.Job) load.Result {
 	b, err := json.Marshal(j)
 	if err != nil {
 		c.t.Fatal(err)
@@ -183,9 +192,6 @@ func (c *loadClient) do(what string, j load.Job) load.Result {
 	var r load.Result
 	if err := json.Unmarshal(line, &r); err != nil {
 		c.t.Fatalf("%s: the client says %q: %v", what, line, err)
-	}
-	if r.Error != "" {
-		c.t.Fatalf("%s: %s %d clients: %s", what, j.Kind, j.Clients, r.Error)
 	}
 	return r
 }
@@ -313,9 +319,9 @@ func (s *stage) stolen(b build, port int) *session {
 // forwarded is a line of kubectl about a port.
 var forwarded = regexp.MustCompile(`^Forwarding from (127\.0\.0\.1:\d+) -> (\d+)`)
 
-// portForward starts kubectl port-forward to the server and returns its two local addresses.
-func (s *stage) portForward() (raw, web string) {
-	p := s.start(os.Stderr, nil, s.kubectl(), "--kubeconfig", s.env.Kubeconfig, "port-forward", "--address", "127.0.0.1",
+// portForward starts kubectl port-forward to the server and returns it and its two local addresses.
+func (s *stage) portForward() (p *process, raw, web string) {
+	p = s.start(os.Stderr, nil, s.kubectl(), "--kubeconfig", s.env.Kubeconfig, "port-forward", "--address", "127.0.0.1",
 		"-n", s.ns, "pod/server", fmt.Sprintf(":%d", rawPort), fmt.Sprintf(":%d", webPort))
 	for raw == "" || web == "" {
 		line, err := p.stdout.ReadString('\n')
@@ -332,7 +338,7 @@ func (s *stage) portForward() (raw, web string) {
 		}
 	}
 	go func() { _, _ = io.Copy(io.Discard, p.stdout) }() // ends with kubectl
-	return raw, web
+	return p, raw, web
 }
 
 // kubectl is the cluster's own, or the user's.

@@ -47,6 +47,8 @@ type Job struct {
 	Max int
 	// Bytes are moved in all by down and up.
 	Bytes int64
+	// Patience bounds what can hang in a job, beyond its own time; the default is a minute.
+	Patience time.Duration
 }
 
 // Result is what came of a [Job].
@@ -61,9 +63,6 @@ type Result struct {
 	Error string `json:",omitempty"`
 }
 
-// patience bounds what can hang in a job, beyond its own time.
-const patience = time.Minute
-
 // Client carries out jobs, one after the other, until the end of in.
 func Client(in io.Reader, out io.Writer) error {
 	lines, results := bufio.NewScanner(in), json.NewEncoder(out)
@@ -74,6 +73,7 @@ func Client(in io.Reader, out io.Writer) error {
 		if err := json.Unmarshal(lines.Bytes(), &j); err != nil {
 			return err
 		}
+		j.Patience = cmp.Or(j.Patience, time.Minute)
 		var (
 			r   Result
 			err error
@@ -145,13 +145,13 @@ func (j Job) repeat(begin func() (do func() error, end func())) (Result, error) 
 
 // dial connects, with a deadline for all that follows.
 func (j Job) dial() (net.Conn, error) {
-	d := net.Dialer{Timeout: patience}
+	d := net.Dialer{Timeout: j.Patience}
 	d.SetMultipathTCP(false)
 	c, err := d.Dial("tcp", j.Addr)
 	if err != nil {
 		return nil, err
 	}
-	return c, c.SetDeadline(time.Now().Add(patience))
+	return c, c.SetDeadline(time.Now().Add(j.Patience))
 }
 
 // connect makes a connection, has one byte echoed, and closes it.
@@ -176,7 +176,7 @@ func echo(c net.Conn) error {
 // http makes requests on one connection.
 func (j Job) http() (do func() error, end func()) {
 	t := &http.Transport{MaxIdleConnsPerHost: 1, MaxConnsPerHost: 1, DisableCompression: true}
-	c := &http.Client{Transport: t, Timeout: patience}
+	c := &http.Client{Transport: t, Timeout: j.Patience}
 	do = func() error {
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+j.Addr+"/", http.NoBody)
 		if err != nil {
