@@ -248,6 +248,9 @@ func TestProfileSchema(t *testing.T) {
 				t.Errorf("kubectl explain does not say what %s does:\n%s", c, explained)
 			}
 		}
+		if !strings.Contains(explained, "process gets a copy of the target's incoming traffic, and the target\n    answers.") {
+			t.Errorf("kubectl explain breaks lines of comments that are too long:\n%s", explained)
+		}
 		if out := kubectl("explain", resource); !strings.Contains(out, "no security feature") {
 			t.Errorf("kubectl explain %s:\n%s", resource, out)
 		}

@@ -10,6 +10,9 @@
 // A profile is applied on the user's machine. It spares users from writing the same
 // settings, and is no security feature: policies are.
 //
+// Comments of fields are the specification. They have at most 76 columns, so that "kubectl
+// explain" shows their lines as they are.
+//
 // The package imports nothing but apimachinery, so that anyone can use the types.
 //
 // +kubebuilder:object:generate=true

@@ -2,12 +2,13 @@ package v1alpha
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// MirrordClusterProfile is a profile for sessions on any target of the cluster. A user
-// selects it by its name alone: `"profile": "NAME"` in the configuration file, or
-// `--profile NAME`.
+// MirrordClusterProfile is a profile for sessions on any target of the
+// cluster. A user selects it by its name alone: `"profile": "NAME"` in the
+// configuration file, or `--profile NAME`.
 //
-// A profile is applied on the user's machine, over the user's own settings. It is a shared
-// default and no security feature: to make settings binding, use a policy.
+// A profile is applied on the user's machine, over the user's own settings. It
+// is a shared default and no security feature: to make settings binding, use a
+// policy.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=mirrordclusterprofiles,singular=mirrordclusterprofile,scope=Cluster
@@ -16,7 +17,8 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type MirrordClusterProfile struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// metadata is the object's metadata. The name is what users write in their configuration.
+	// metadata is the object's metadata. The name is what users write in their
+	// configuration.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -34,16 +36,17 @@ type MirrordClusterProfileList struct {
 	Items           []MirrordClusterProfile `json:"items"`
 }
 
-// MirrordProfile is a profile for sessions on targets of its own namespace. A user selects
-// it by namespace and name: `"profile": "NAMESPACE/NAME"` in the configuration file, or
-// `--profile NAMESPACE/NAME`.
+// MirrordProfile is a profile for sessions on targets of its own namespace. A
+// user selects it by namespace and name: `"profile": "NAMESPACE/NAME"` in the
+// configuration file, or `--profile NAMESPACE/NAME`.
 //
-// When the user has named no target namespace, the profile's namespace becomes the target's.
-// When the user has named a different one, the session MUST be refused. Both hold for a
-// targetless session too.
+// When the user has named no target namespace, the profile's namespace becomes
+// the target's. When the user has named a different one, the session MUST be
+// refused. Both hold for a targetless session too.
 //
-// A profile is applied on the user's machine, over the user's own settings. It is a shared
-// default and no security feature: to make settings binding, use a policy.
+// A profile is applied on the user's machine, over the user's own settings. It
+// is a shared default and no security feature: to make settings binding, use a
+// policy.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:path=mirrordprofiles,singular=mirrordprofile,scope=Namespaced
@@ -52,8 +55,8 @@ type MirrordClusterProfileList struct {
 type MirrordProfile struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// metadata is the object's metadata. Namespace and name are what users write in their
-	// configuration.
+	// metadata is the object's metadata. Namespace and name are what users write
+	// in their configuration.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
@@ -73,16 +76,18 @@ type MirrordProfileList struct {
 
 // ProfileSpec is what a profile changes.
 type ProfileSpec struct {
-	// featureAdjustments are the changes that the profile makes to the features of a user's
-	// session. They apply in the order of the list, after the user's configuration file,
-	// environment variables and command-line flags, and win over all of these. When two
-	// adjustments set the same value, the later one wins.
+	// featureAdjustments are the changes that the profile makes to the features of
+	// a user's session. They apply in the order of the list, after the user's
+	// configuration file, environment variables and command-line flags, and win
+	// over all of these. When two adjustments set the same value, the later one
+	// wins.
 	//
-	// What an adjustment does not name stays as the user has it. An empty list is valid and
-	// changes nothing, apart from the namespace that a MirrordProfile gives to the target.
+	// What an adjustment does not name stays as the user has it. An empty list is
+	// valid and changes nothing, apart from the namespace that a MirrordProfile
+	// gives to the target.
 	//
-	// A client that does not know one of the changes MUST refuse the whole profile, before
-	// the session starts.
+	// A client that does not know one of the changes MUST refuse the whole
+	// profile, before the session starts.
 	//
 	// +required
 	// +listType=atomic
@@ -94,27 +99,31 @@ type FeatureAdjustment struct {
 	// change is what this adjustment does. It sets the named fields of the user's
 	// configuration and leaves all others as they are:
 	//
-	// incoming-mirror: feature.network.incoming.mode becomes "mirror": the local process
-	// gets a copy of the target's incoming traffic, and the target answers.
+	// incoming-mirror: feature.network.incoming.mode becomes "mirror": the local
+	// process gets a copy of the target's incoming traffic, and the target
+	// answers.
 	//
-	// incoming-steal: feature.network.incoming.mode becomes "steal": the local process
-	// answers instead of the target. An HTTP filter of the user stays in effect.
+	// incoming-steal: feature.network.incoming.mode becomes "steal": the local
+	// process answers instead of the target. An HTTP filter of the user stays in
+	// effect.
 	//
-	// incoming-off: feature.network.incoming.mode becomes "off": the local process gets
-	// none of the target's traffic. None of the three touches filters, ports or port mappings.
+	// incoming-off: feature.network.incoming.mode becomes "off": the local process
+	// gets none of the target's traffic. None of the three touches filters, ports
+	// or port mappings.
 	//
-	// dns-remote: feature.network.dns is enabled and has no filter: every name resolves as
-	// in the target.
+	// dns-remote: feature.network.dns is enabled and has no filter: every name
+	// resolves as in the target.
 	//
-	// dns-off: feature.network.dns is disabled and has no filter: every name resolves on
-	// the user's machine.
+	// dns-off: feature.network.dns is disabled and has no filter: every name
+	// resolves on the user's machine.
 	//
-	// outgoing-remote: feature.network.outgoing.tcp and .udp become true, .filter is removed
-	// and .unix_streams becomes [".*"]: connections leave from the target.
+	// outgoing-remote: feature.network.outgoing.tcp and .udp become true, .filter
+	// is removed and .unix_streams becomes [".*"]: connections leave from the
+	// target.
 	//
-	// outgoing-off: feature.network.outgoing.tcp and .udp become false, .filter and
-	// .unix_streams are removed: connections leave from the user's machine. Neither of the
-	// two touches feature.network.outgoing.ignore_localhost.
+	// outgoing-off: feature.network.outgoing.tcp and .udp become false, .filter
+	// and .unix_streams are removed: connections leave from the user's machine.
+	// Neither of the two touches feature.network.outgoing.ignore_localhost.
 	//
 	// +required
 	Change Change `json:"change"`
@@ -143,7 +152,8 @@ const (
 	OutgoingOff Change = "outgoing-off"
 )
 
-// Changes returns the changes that this version knows, in the order of the documentation.
+// Changes returns the changes that this version knows, in the order of the
+// documentation.
 func Changes() []Change {
 	return []Change{IncomingMirror, IncomingSteal, IncomingOff, DNSRemote, DNSOff, OutgoingRemote, OutgoingOff}
 }
