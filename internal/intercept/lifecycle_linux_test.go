@@ -151,6 +151,20 @@ func TestNested(t *testing.T) {
 	}
 }
 
+func TestCheck(t *testing.T) {
+	for range 3 { // it leaves nothing in force
+		if err := Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := launch(t, &fakeTarget{}, func(o *Options, _ *times) {
+		o.Env = append(o.Env, roleVar+"="+roleChecker)
+	}, os.Args[0])
+	if _, out := r.exit(); !strings.Contains(out, "already runs under an interception") {
+		t.Errorf("under an interception: %q", out)
+	}
+}
+
 // supervised starts a program under a supervisor of its own process, and returns that and
 // the pid that the program prints.
 func supervised(t *testing.T, argv ...string) (*exec.Cmd, int) {

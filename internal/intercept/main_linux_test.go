@@ -23,6 +23,7 @@ const (
 	roleVar        = "INTERCEPT_TEST_ROLE"
 	dirVar         = "INTERCEPT_TEST_DIR" // where the test programs are built
 	roleTests      = "tests"              // the tests, in a network namespace of their own
+	roleChecker    = "checker"            // check what is possible
 	roleSupervisor = "supervisor"         // start a program, for tests that kill the supervisor
 )
 
@@ -35,6 +36,9 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVar) {
 	case roleSupervisor:
 		os.Exit(superviseMain())
+	case roleChecker:
+		fmt.Println(Check())
+		os.Exit(0)
 	case roleTests:
 		if err := setUpNamespace(); err != nil {
 			fmt.Fprintln(os.Stderr, "set up the network namespace:", err)

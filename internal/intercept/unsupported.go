@@ -11,3 +11,6 @@ import (
 func Start(context.Context, *slog.Logger, Options) (Process, error) {
 	return nil, ErrUnsupported
 }
+
+// Check returns [ErrUnsupported], as Start does.
+func Check() error { return ErrUnsupported }

@@ -116,12 +116,13 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 // Config is the plan's configuration.
 func (p *Plan) Config() *config.Config { return p.config }
 
-// Supported returns a *[PlatformError] where no session can run.
+// Supported returns a *[PlatformError], or an error that wraps [intercept.ErrUnsupported] or
+// [intercept.ErrNested], where no session can run.
 func Supported() error {
 	if runtime.GOOS != "linux" {
 		return &PlatformError{OS: runtime.GOOS}
 	}
-	return nil
+	return intercept.Check()
 }
 
 // filters refuses what would send traffic elsewhere than the user asked.

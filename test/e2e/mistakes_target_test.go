@@ -208,3 +208,23 @@ func TestAgentImageMistakes(t *testing.T) {
 		})
 	}
 }
+
+// TestNested runs mirrord inside of mirrord, openly and hidden: neither asks the cluster for
+// anything.
+func TestNested(t *testing.T) {
+	s := newStage(t)
+	s.deploy(t, shop, "deployment/shop")
+	for _, test := range []struct {
+		hide string
+		says string
+	}{
+		{"", "already runs in session"},
+		{"env -u MIRRORD_SESSION ", "this process already runs under an interception of system calls"},
+	} {
+		script := test.hide + built.mirrord + " exec --kubeconfig /does/not/exist -t pod/any -- true; echo inner $?"
+		o := s.mirrord(t, call{args: []string{"exec", "-q", "-t", "deployment/shop", "--", "sh", "-c", script}})
+		if o.code != 0 || o.stdout != "inner 1\n" || strings.Count(o.stderr, "error: ") != 1 || !strings.Contains(o.stderr, test.says) {
+			t.Errorf("exit code %d\n%s%s", o.code, o.stdout, o.stderr)
+		}
+	}
+}
