@@ -116,7 +116,8 @@ func TestProfileWithoutAdjustments(t *testing.T) {
 	s.Apply(t, s.ns, profileOf(s.ns, "empty"))
 	ref := s.ns + "/empty"
 	for _, args := range [][]string{
-		{"exec", "--profile", ref, "-t", "deployment/shop", "--", "true"}, {"profile", "show", ref},
+		{"exec", "--profile", ref, "-t", "deployment/shop", "--", "true"},
+		{"profile", "show", ref},
 		{"profile", "explain", ref, "-n", s.ns},
 	} {
 		if o := s.mirrord(t, call{args: args}); o.code != 0 || !strings.Contains(o.stdout+o.stderr, "changes nothing") {
