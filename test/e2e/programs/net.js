@@ -19,7 +19,7 @@ function listen(port, name) {
         fs.writeSync(1, line);
         res.end(line);
       });
-    }).on('error', fail).listen(Number(port), '::', () => console.log('listening', name, port));
+    }).on('error', fail).listen(Number(port), '::', () => console.log(`listening ${name} ${port}`));
   });
 }
 

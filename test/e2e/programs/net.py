@@ -10,6 +10,11 @@ import sys
 PATIENCE = 30
 
 
+def say(line):
+    """Writes a line at once: programs share their output."""
+    os.write(1, line.encode() + b"\n")
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -21,8 +26,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "name": self.server.name, "peer": "[%s]:%d" % peer[:2] if peer == now else "%s is not %s" % (peer, now),
             "method": self.command, "path": self.path, "agent": self.headers.get("User-Agent", ""),
             "size": len(body), "sha256": hashlib.sha256(body).hexdigest(),
-        }).encode() + b"\n"
-        os.write(1, line)
+        })
+        say(line)
+        line = line.encode() + b"\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(line)))
         self.end_headers()
@@ -47,7 +53,7 @@ class Server(http.server.ThreadingHTTPServer):
 def listen(port, name):
     server = Server(("::", int(port)), Handler)
     server.name = name
-    print("listening", name, port, flush=True)
+    say("listening %s %s" % (name, port))
     server.serve_forever()
 
 
@@ -98,5 +104,5 @@ while args:
         result = errno.errorcode[e.errno] if e.errno else "no answer"
     except OSError as e:
         result = errno.errorcode.get(e.errno, str(e))
-    print(" ".join(args[:1 + words]), result, sep="\t", flush=True)
+    say(" ".join(args[:1 + words]) + "\t" + result)
     args = args[1 + words:]
