@@ -172,6 +172,19 @@ func TestStartAgentFailures(t *testing.T) {
 			says: []string{`admission webhook "strict" denied`, "agent.namespace"},
 		},
 		{
+			name: "wrong label", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": respond(http.StatusUnprocessableEntity,
+				`{"kind":"Status","apiVersion":"v1","status":"Failure","code":422,"reason":"Invalid","message":"Job is invalid: metadata.labels","details":{"causes":[{"field":"metadata.labels","message":"no"}]}}`)},
+			says: []string{"Job is invalid: metadata.labels", `the fields below "agent"`, `"agent.labels"`},
+		},
+		{
+			name: "no such account", pod: same, more: map[string]http.HandlerFunc{
+				"GET /api/v1/namespaces/shop/pods":   podList(),
+				"GET /api/v1/namespaces/shop/events": respond(200, `{"kind":"EventList","apiVersion":"v1","items":[{"reason":"FailedCreate","message":"serviceaccount \"robot\" not found"}]}`),
+			},
+			change: func(s *AgentSpec) { s.Config.ServiceAccount = "robot" },
+			says:   []string{"not found", `"agent.service_account" is "robot": is it there`}, removed: 1,
+		},
+		{
 			name: "no such namespace", pod: same, more: map[string]http.HandlerFunc{"POST /apis/batch/v1/namespaces/shop/jobs": status(http.StatusNotFound, "NotFound", `namespaces "shop" not found`)},
 			says: []string{`namespaces "shop" not found`, `Does namespace "shop" exist?`},
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,13 +102,38 @@ func (s *starter) refusal(ctx context.Context, err error, doing string, rule Rul
 		}
 	case apierrors.IsUnauthorized(err), transient(err), !errors.As(err, &status):
 		return s.c.explain(ctx, err, doing, rule)
+	case ofFields(status):
+		return &Error{
+			Reason: ReasonOther, Doing: doing, Why: bare(err), Err: err,
+			Next: "The values come from the fields below \"agent\" of the configuration, such as \"agent.labels\" and \"agent.resources\".",
+		}
 	}
 	// Webhooks refuse with whatever code they like.
 	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: s.advice(), Err: err}
 }
 
+// ofFields says whether the API server itself found values that the object can't have: it
+// names their fields, unlike admission.
+func ofFields(status apierrors.APIStatus) bool {
+	details := status.Status().Details
+	return status.Status().Reason == metav1.StatusReasonInvalid && details != nil &&
+		slices.ContainsFunc(details.Causes, func(c metav1.StatusCause) bool { return c.Field != "" })
+}
+
 // advice is what to do when admission has refused the agent.
 func (s *starter) advice() string {
+	advice := s.waysOut()
+	if c := s.spec.Config; s.spec.Target == nil || !c.Ephemeral {
+		for _, f := range []struct{ field, value string }{{"service_account", c.ServiceAccount}, {"priority_class", c.PriorityClass}} {
+			if f.value != "" {
+				advice += fmt.Sprintf("\n- \"agent.%s\" is %q: is it there, and may you use it?", f.field, f.value)
+			}
+		}
+	}
+	return advice
+}
+
+func (s *starter) waysOut() string {
 	const refused = "You have the right, but a policy or a quota of the cluster refused the object. "
 	except := fmt.Sprintf("have the policy except pods labelled %s in namespace %s", AgentSelector, s.namespace)
 	const elsewhere = `set "agent.namespace" to a namespace for agents, with the label that allows what they need:
