@@ -2,6 +2,6 @@
 # Shortens `go test -v` to a line for each test that ended, and everything of those that failed.
 exec awk '
   /^=== (RUN|PAUSE|CONT|NAME)/ { next }
-  /^ *--- PASS/ { if ($0 !~ /^     /) print; next }
+  /^ *--- PASS/ { if ($0 !~ /^     /) { print; fflush() } next }
   { print; fflush() }
 '
