@@ -15,3 +15,4 @@ for types in api/*/v*; do
 	tool register-gen --output-file zz_generated.register.go "./$types"
 done
 tool controller-gen crd paths=./api/profiles/... output:crd:dir=config/crd
+tool controller-gen crd paths=./api/records/... output:crd:dir=config/crd/operator
