@@ -31,18 +31,36 @@ func (s profileStore) Get(ctx context.Context, ref profile.Ref) (*profile.Profil
 	return profile.FromObject(object)
 }
 
-// List implements [profile.Store].
+// List implements [profile.Store]. A kind that the user may not list is left out; when that
+// is the namespaced kind in all namespaces, those of the context's namespace are in the list.
 func (s profileStore) List(ctx context.Context, namespace string) ([]profile.Profile, error) {
-	cluster, err := s.list(ctx, profile.KindCluster, "")
-	if err != nil {
+	var left []*profile.ForbiddenError
+	leave := func(err error) error {
+		if forbidden, ok := errors.AsType[*profile.ForbiddenError](err); ok {
+			left = append(left, forbidden)
+			return nil
+		}
+		return err
+	}
+	cluster, clusterErr := s.list(ctx, profile.KindCluster, "")
+	if err := leave(clusterErr); err != nil {
 		return nil, err
 	}
-	namespaced, err := s.list(ctx, profile.KindNamespaced, namespace)
-	if err != nil {
+	namespaced, namespacedErr := s.list(ctx, profile.KindNamespaced, namespace)
+	if err := leave(namespacedErr); err != nil {
 		return nil, err
+	}
+	if namespacedErr != nil && namespace == "" {
+		namespaced, namespacedErr = s.list(ctx, profile.KindNamespaced, s.c.namespace)
+	}
+	if clusterErr != nil && namespacedErr != nil {
+		return nil, clusterErr
 	}
 	all := append(cluster, namespaced...)
 	slices.SortFunc(all, func(a, b profile.Profile) int { return profile.Compare(a.Ref, b.Ref) })
+	if len(left) > 0 {
+		return all, &profile.PartialListError{Forbidden: left}
+	}
 	return all, nil
 }
 
@@ -141,10 +159,7 @@ func (s profileStore) installed(ctx context.Context, kind string) bool {
 func (s profileStore) near(ctx context.Context, ref profile.Ref) []profile.Ref {
 	found, err := s.List(ctx, "")
 	if err != nil {
-		found, err = s.List(ctx, cmp.Or(ref.Namespace, s.c.namespace))
-	}
-	if err != nil {
-		found, _ = s.list(ctx, ref.Kind(), ref.Namespace)
+		found, _ = s.List(ctx, cmp.Or(ref.Namespace, s.c.namespace))
 	}
 	have := make([]profile.Ref, len(found))
 	for i, p := range found {

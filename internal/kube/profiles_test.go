@@ -54,6 +54,55 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
+// TestListOfWhatOneMay: users who may not list all profiles get those that they may.
+func TestListOfWhatOneMay(t *testing.T) {
+	const cluster, all, shop = "/mirrordclusterprofiles", "/mirrordprofiles", "/namespaces/shop/mirrordprofiles"
+	for _, test := range []struct {
+		name      string
+		namespace string
+		forbidden []string
+		want      []string
+		says      []string // of a list that is not whole
+	}{
+		{"everything", "shop", nil, []string{"team-base", "shop/own"}, nil},
+		{"one namespace", "shop", []string{cluster}, []string{"shop/own"}, []string{"the MirrordClusterProfiles", `["mirrordclusterprofiles"], verbs: ["list"]} in a ClusterRole`}},
+		{"cluster-wide", "shop", []string{shop}, []string{"team-base"}, []string{`of namespace "shop"`, `["mirrordprofiles"], verbs: ["list"]} in a Role in namespace "shop"`}},
+		{"no other namespace", "", []string{all}, []string{"team-base", "shop/own"}, []string{"of all namespaces", `["mirrordprofiles"], verbs: ["list"]} in a ClusterRole`}},
+		{"all of one namespace", "", []string{cluster, all}, []string{"shop/own"}, []string{"the MirrordClusterProfiles (", "the MirrordProfiles of all namespaces ("}},
+		{"nothing", "shop", []string{cluster, shop}, nil, nil},
+		{"nothing anywhere", "", []string{cluster, all, shop}, nil, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := profileServer(t)
+			server.answers["GET "+profileAPI+all] = respond(http.StatusOK, `{"items":[`+local+`]}`)
+			for _, path := range test.forbidden {
+				server.answers["GET "+profileAPI+path] = status(http.StatusForbidden, "Forbidden", "no")
+			}
+			list, err := connect(t, server.URL).Profiles().List(t.Context(), test.namespace)
+			var got []string
+			for _, p := range list {
+				got = append(got, p.Ref.String())
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("profiles (-want +got):\n%s", diff)
+			}
+			switch {
+			case test.want == nil:
+				if !isA[*profile.ForbiddenError](err) {
+					t.Errorf("error is %T: %v", err, err)
+				}
+			case test.says == nil && err != nil:
+				t.Error(err)
+			case test.says != nil:
+				if !isA[*profile.PartialListError](err) || strings.Contains(err.Error(), "\n") {
+					t.Fatalf("error is %T: %v", err, err)
+				}
+				says(t, err, test.says...)
+			}
+		})
+	}
+}
+
 func TestProfileErrors(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
@@ -83,11 +132,6 @@ func TestProfileErrors(t *testing.T) {
 		},
 		{"type not installed", empty, get(profile.Ref{Name: "team-base"}), isA[*profile.TypeNotInstalledError], []string{"MirrordClusterProfile"}},
 		{"forbidden", full, get(profile.Ref{Name: "secret"}), isA[*profile.ForbiddenError], []string{`user "ann@example.com"`, `verbs: ["get"]`}},
-		{
-			"list of all namespaces forbidden", full, func(s profile.Store) error { _, err := s.List(t.Context(), ""); return err },
-			isA[*profile.ForbiddenError],
-			[]string{"all namespaces", `"mirrordprofiles"`},
-		},
 		{"unreachable", gone.URL, get(profile.Ref{Name: "team-base"}), isA[*profile.UnreachableError], []string{gone.URL}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

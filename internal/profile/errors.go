@@ -102,21 +102,24 @@ type ForbiddenError struct {
 }
 
 func (e *ForbiddenError) Error() string {
-	who, what := "you", quote(e.Ref.String())
+	who := "you"
 	if e.User != "" {
 		who = "user " + quote(e.User)
 	}
+	return fmt.Sprintf("the cluster does not let %s %s %s", who, e.Verb, e.what())
+}
+
+// what names the profiles that were asked for.
+func (e *ForbiddenError) what() string {
 	switch {
 	case e.Ref.Name != "":
-		what = e.Ref.Kind() + " " + what
+		return e.Ref.Kind() + " " + quote(e.Ref.String())
 	case e.AllNamespaces:
-		what = "the MirrordProfiles of all namespaces"
+		return "the MirrordProfiles of all namespaces"
 	case e.Ref.Namespace != "":
-		what = "the MirrordProfiles of namespace " + quote(e.Ref.Namespace)
-	default:
-		what = "the MirrordClusterProfiles"
+		return "the MirrordProfiles of namespace " + quote(e.Ref.Namespace)
 	}
-	return fmt.Sprintf("the cluster does not let %s %s %s", who, e.Verb, what)
+	return "the MirrordClusterProfiles"
 }
 
 // Unwrap returns the API server's answer.
@@ -124,22 +127,46 @@ func (e *ForbiddenError) Unwrap() error { return e.Err }
 
 // Hint shows the rule that is missing, as it stands in a Role or ClusterRole.
 func (e *ForbiddenError) Hint() string {
-	resource, where := e.Ref.Resource(), "a ClusterRole, bound by a ClusterRoleBinding"
-	if e.AllNamespaces {
-		resource = "mirrordprofiles"
-	}
-	if e.Ref.Namespace != "" {
-		where = fmt.Sprintf("a Role in namespace %q, bound by a RoleBinding there", e.Ref.Namespace)
-	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "What is missing is this rule in %s:\n", where)
+	fmt.Fprintf(&b, "What is missing is this rule in %s:\n", e.where())
 	fmt.Fprintf(&b, "  - apiGroups: [%q]\n", v1alpha.GroupName)
-	fmt.Fprintf(&b, "    resources: [%q]\n", resource)
+	fmt.Fprintf(&b, "    resources: [%q]\n", e.resource())
 	if e.Ref.Name != "" {
 		fmt.Fprintf(&b, "    resourceNames: [%q]\n", e.Ref.Name)
 	}
 	fmt.Fprintf(&b, "    verbs: [%q]", e.Verb)
 	return b.String()
+}
+
+func (e *ForbiddenError) resource() string {
+	if e.AllNamespaces {
+		return "mirrordprofiles"
+	}
+	return e.Ref.Resource()
+}
+
+// where says in what the rule belongs.
+func (e *ForbiddenError) where() string {
+	if e.Ref.Namespace == "" {
+		return "a ClusterRole, bound by a ClusterRoleBinding"
+	}
+	return fmt.Sprintf("a Role in namespace %q, bound by a RoleBinding there", e.Ref.Namespace)
+}
+
+// PartialListError says that a list has only what the caller may see, and what it lacks.
+type PartialListError struct {
+	// Forbidden is what was left out, and why; never empty.
+	Forbidden []*ForbiddenError
+}
+
+// Error says in one line what was left out, and the rules that would show it.
+func (e *PartialListError) Error() string {
+	parts := make([]string, len(e.Forbidden))
+	for i, f := range e.Forbidden {
+		parts[i] = fmt.Sprintf("%s (missing is the rule {apiGroups: [%q], resources: [%q], verbs: [%q]} in %s)",
+			f.what(), v1alpha.GroupName, f.resource(), f.Verb, f.where())
+	}
+	return "the list is without " + strings.Join(parts, " and ")
 }
 
 // UnreachableError says that the question did not get to the store.

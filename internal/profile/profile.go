@@ -62,7 +62,7 @@ type Store interface {
 	// List returns the profiles that serve targets of the namespace: the cluster-wide ones
 	// and those of the namespace itself; with an empty namespace, all that the caller may
 	// see. They are sorted by [Compare]. It fails like Get, but never with
-	// [*NotFoundError].
+	// [*NotFoundError]. With a [*PartialListError] it returns what the caller may see.
 	List(ctx context.Context, namespace string) ([]Profile, error)
 }
 

@@ -35,7 +35,8 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 		Aliases: []string{"ls"},
 		Short:   "List the profiles that you can use",
 		Long: `List the cluster-wide profiles, and those for targets of one namespace: of the kubeconfig's
-context, or the one that --namespace names. A folder has no context: there, all are listed.`,
+context, or the one that --namespace names. A folder has no context: there, all are listed.
+What you may not see in the cluster is left out, and a line on stderr says so.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.AllNamespaces && opts.Namespace != "" {
@@ -71,8 +72,12 @@ func run(ctx context.Context, opts *Options) (err error) {
 		namespace = store.Cluster.Namespace()
 	}
 	profiles, err := store.List(ctx, namespace)
-	if err != nil {
+	partial, isPartial := errors.AsType[*profile.PartialListError](err)
+	if err != nil && !isPartial {
 		return err
+	}
+	if isPartial {
+		opts.Factory.Streams.Notef("Note: %v", partial)
 	}
 	out := opts.Factory.Streams.Out
 	switch opts.Output.Value {
