@@ -193,13 +193,9 @@ type session struct {
 func (s *session) attach(ctx context.Context) (err error) {
 	end := s.o.Observer.Phase("tunnel", "opening the tunnel to "+s.o.Agent.Describe())
 	defer func() { end(err) }()
-	carrier, err := s.o.Agent.Dial(ctx)
+	sess, err := openTunnel(ctx, s.o.Agent, s.o.Identity)
 	if err != nil {
-		return fmt.Errorf("reaching %s: %w", s.o.Agent.Describe(), err)
-	}
-	sess, err := tunnel.Client(ctx, carrier, s.o.Identity, s.o.Agent.Key())
-	if err != nil {
-		return fmt.Errorf("reaching %s: %w", s.o.Agent.Describe(), err)
+		return err
 	}
 	s.client, err = remote.Start(ctx, s.log, sess, remote.Options{
 		Build: s.o.Build, SessionID: s.o.ID, Notice: s.notice, Incoming: s.incoming,
