@@ -12,7 +12,7 @@ import (
 type FilterEntry struct {
 	// Protocol is "tcp", "udp", or empty for any.
 	Protocol string
-	// Host is a name, compared as it is; empty when the entry has none.
+	// Host is a name, or "*." and a name for all names below it; empty when the entry has none.
 	Host string
 	// Prefix is a network or, with all its bits, one address; invalid when the entry has none.
 	Prefix netip.Prefix
@@ -129,11 +129,15 @@ func (e *FilterEntry) setHost(host, bits string) error {
 }
 
 func (e *FilterEntry) setName(host string) error {
-	for _, c := range host {
+	name := strings.TrimPrefix(host, "*.")
+	if name == "" {
+		return fmt.Errorf("a name is missing after *.")
+	}
+	for _, c := range name {
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
 		case c == '*':
-			return fmt.Errorf("names are compared whole; there are no wildcards")
+			return fmt.Errorf("a wildcard stands for the first parts of a name, as in *.svc.cluster.local")
 		default:
 			return fmt.Errorf("a host name has no %q", c)
 		}

@@ -59,7 +59,9 @@ func TestParseOutgoingEntry(t *testing.T) {
 		"[fe80::1%eth0]":           "no IPv6 address",
 		"[::1":                     "not closed",
 		"[::1]x":                   "no port",
-		"*.com":                    "no wildcards",
+		"a.*.com":                  "first parts of a name",
+		"db*":                      "first parts of a name",
+		"*.":                       "a name is missing",
 		"a b":                      "has no ' '",
 		"ü.de":                     "has no 'ü'",
 	} {

@@ -207,6 +207,20 @@ func (v *verifier) dns() {
 			side = path + ".remote"
 		}
 		v.warn(side, "has no effect: DNS is off, and all names are resolved on the laptop", "")
+		return
+	}
+	if dns.Filter != nil && !v.beforeProfile {
+		v.nameless(path+".local", dns.Filter.Local)
+		v.nameless(path+".remote", dns.Filter.Remote)
+	}
+}
+
+// nameless warns about entries of a DNS filter that no name can match.
+func (v *verifier) nameless(path string, entries []string) {
+	for i, entry := range entries {
+		if e, err := ParseDNSEntry(entry); err == nil && e.Host == "" && e != (FilterEntry{}) {
+			v.warn(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q has no effect: a name that is looked up has no address and no port yet", entry), "")
+		}
 	}
 }
 

@@ -88,10 +88,6 @@ func outgoingFields() []Field {
 	dnsFilter := func(c *Config) **Filter { return &c.Feature.Network.DNS.Filter }
 	local := func(f *Filter) *[]string { return &f.Local }
 	remote := func(f *Filter) *[]string { return &f.Remote }
-	nothingOut := func(c *Config) bool { return !outgoing(c).TCP && !outgoing(c).UDP }
-	dnsOff := func(c *Config) bool { return !c.Feature.Network.DNS.Enabled }
-	const note = "connections would go elsewhere than the filter says"
-	const dnsNote = "names would be resolved elsewhere than the filter says"
 	return []Field{
 		{
 			Path: "feature.network.outgoing.tcp", kind: kindBool, Default: true, Env: []string{"MIRRORD_TCP_OUTGOING"}, Flag: "--no-outgoing, --no-tcp-outgoing",
@@ -106,12 +102,12 @@ func outgoingFields() []Field {
 			bind: at(func(c *Config) *bool { return &outgoing(c).IgnoreLocalhost }), Doc: "Connections to loopback addresses stay on the laptop.",
 		},
 		{
-			Path: "feature.network.outgoing.filter.local", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
+			Path: "feature.network.outgoing.filter.local", kind: kindTexts, check: checkOutgoingFilter,
 			byProfile: true, bind: atFilter(outgoingFilter, local),
-			Doc: "What matches stays on the laptop, the rest leaves from the target. Entries are [PROTOCOL://][HOST|IP|[IPV6]|CIDR][:PORT].",
+			Doc: "What matches stays on the laptop, the rest leaves from the target. Entries are [PROTOCOL://][HOST|IP|[IPV6]|CIDR][:PORT]; a host can start with *. for all names below.",
 		},
 		{
-			Path: "feature.network.outgoing.filter.remote", kind: kindTexts, check: checkOutgoingFilter, Status: Refused, Note: note, moot: nothingOut,
+			Path: "feature.network.outgoing.filter.remote", kind: kindTexts, check: checkOutgoingFilter,
 			byProfile: true, bind: atFilter(outgoingFilter, remote), Doc: "What matches leaves from the target, the rest stays on the laptop.",
 		},
 		{
@@ -124,11 +120,11 @@ func outgoingFields() []Field {
 			byProfile: true, bind: at(func(c *Config) *bool { return &c.Feature.Network.DNS.Enabled }), Doc: "Names are resolved as in the target.",
 		},
 		{
-			Path: "feature.network.dns.filter.local", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
+			Path: "feature.network.dns.filter.local", kind: kindTexts, check: checkDNSFilter,
 			byProfile: true, bind: atFilter(dnsFilter, local), Doc: "What matches is resolved on the laptop, the rest in the target. Entries are as for outgoing, without a protocol.",
 		},
 		{
-			Path: "feature.network.dns.filter.remote", kind: kindTexts, check: checkDNSFilter, Status: Refused, Note: dnsNote, moot: dnsOff,
+			Path: "feature.network.dns.filter.remote", kind: kindTexts, check: checkDNSFilter,
 			byProfile: true, bind: atFilter(dnsFilter, remote), Doc: "What matches is resolved in the target, the rest on the laptop.",
 		},
 		{

@@ -18,10 +18,9 @@ import (
 type network struct {
 	*remote.Client // DialTCP, OpenUDP
 
-	table     *route.Table
-	names     *names.Resolver
-	ports     *incoming.Ports
-	remoteDNS bool
+	table *route.Table
+	names *names.Resolver
+	ports *incoming.Ports
 }
 
 var _ intercept.Network = (*network)(nil)
@@ -36,10 +35,9 @@ func newNetwork(log *slog.Logger, p *Plan, c *remote.Client) *network {
 		return c.Resolve(ctx, t, query)
 	}
 	return &network{
-		Client:    c,
-		table:     route.New(n, p.nameServers),
-		names:     names.New(log, ask, !n.IPv6),
-		remoteDNS: n.DNS.Enabled,
+		Client: c,
+		table:  p.table,
+		names:  names.New(log, ask, !n.IPv6),
 	}
 }
 
@@ -49,12 +47,21 @@ func (n *network) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Ver
 }
 
 // ResolvesNames implements [intercept.Network].
-func (n *network) ResolvesNames() bool { return n.remoteDNS }
+func (n *network) ResolvesNames() bool { return n.table.ResolvesNames() }
 
-// Exchange implements [intercept.Network]. The server does not matter: the target's answer
-// for the name is wanted, whoever the process asks.
-func (n *network) Exchange(ctx context.Context, stream bool, _ netip.AddrPort, query []byte) ([]byte, error) {
-	return n.names.Exchange(ctx, stream, query)
+// Exchange implements [intercept.Network]. For a name that is resolved at the target the server
+// does not matter: the target's answer is wanted, whoever the process asks.
+func (n *network) Exchange(ctx context.Context, stream bool, server netip.AddrPort, query []byte) (answer []byte, err error) {
+	name, _ := names.Name(query)
+	if n.table.NameIsRemote(name) {
+		answer, err = n.names.Exchange(ctx, stream, query)
+	} else {
+		answer, err = names.Forward(ctx, stream, server, query)
+	}
+	if err == nil {
+		n.table.Learn(name, names.Addresses(answer))
+	}
+	return answer, err
 }
 
 // Listening implements [intercept.Network].

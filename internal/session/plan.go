@@ -17,8 +17,11 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session/route"
 )
 
-// resolvConf names the laptop's own name servers, see resolv.conf(5).
-const resolvConf = "/etc/resolv.conf"
+// The laptop's own name servers and names, see resolv.conf(5) and hosts(5).
+const (
+	resolvConf = "/etc/resolv.conf"
+	hosts      = "/etc/hosts"
+)
 
 // Exit codes of a command that could not be run, as shells give them (POSIX, XCU 2.8.2).
 const (
@@ -67,13 +70,13 @@ func (e *PlatformError) Hint() string {
 // Plan is a session whose local half has been checked: the program exists, the environment
 // rules compile, and this version does everything that the configuration asks for.
 type Plan struct {
-	config      *config.Config
-	rules       *envvars.Rules
-	path        string
-	args        []string
-	dir         string
-	environ     []string
-	nameServers []netip.Addr
+	config  *config.Config
+	rules   *envvars.Rules
+	path    string
+	args    []string
+	dir     string
+	environ []string
+	table   *route.Table
 }
 
 // Command is what a session runs.
@@ -93,9 +96,6 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if err := Supported(); err != nil {
 		return nil, err
 	}
-	if err := filters(cfg); err != nil {
-		return nil, err
-	}
 	p := &Plan{config: cfg, args: cmd.Args, dir: cmd.Dir, environ: cmd.Environ}
 	if p.environ == nil {
 		p.environ = os.Environ()
@@ -107,8 +107,15 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if p.rules, err = rules(cfg); err != nil {
 		return nil, err
 	}
+	var nameServers []netip.Addr
 	if b, err := os.ReadFile(resolvConf); err == nil {
-		p.nameServers = route.NameServers(b)
+		nameServers = route.NameServers(b)
+	}
+	if p.table, err = route.New(cfg.Feature.Network, nameServers); err != nil {
+		return nil, err
+	}
+	if b, err := os.ReadFile(hosts); err == nil {
+		p.table.LearnHosts(b)
 	}
 	return p, nil
 }
@@ -123,18 +130,6 @@ func Supported() error {
 		return &PlatformError{OS: runtime.GOOS}
 	}
 	return intercept.Check()
-}
-
-// filters refuses what would send traffic elsewhere than the user asked.
-func filters(cfg *config.Config) error {
-	n := cfg.Feature.Network
-	switch {
-	case n.Outgoing.Filter != nil:
-		return errors.New("feature.network.outgoing.filter is not supported yet: remove it, and choose with tcp and udp")
-	case n.DNS.Filter != nil:
-		return errors.New("feature.network.dns.filter is not supported yet: remove it, and choose with enabled")
-	}
-	return nil
 }
 
 // find looks for the program as a shell does.

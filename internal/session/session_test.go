@@ -557,8 +557,8 @@ func TestNewPlan(t *testing.T) {
 		change func(*config.Config)
 		want   string
 	}{
-		"outgoing filter": {func(c *config.Config) { c.Feature.Network.Outgoing.Filter = &config.Filter{Local: []string{"a"}} }, "outgoing.filter"},
-		"dns filter":      {func(c *config.Config) { c.Feature.Network.DNS.Filter = &config.Filter{Local: []string{"a"}} }, "dns.filter"},
+		"outgoing filter": {func(c *config.Config) { c.Feature.Network.Outgoing.Filter = &config.Filter{Local: []string{"a b"}} }, "outgoing.filter"},
+		"dns filter":      {func(c *config.Config) { c.Feature.Network.DNS.Filter = &config.Filter{Local: []string{"a b"}} }, "dns.filter"},
 		"env file":        {func(c *config.Config) { c.Feature.Env.EnvFile = filepath.Join(dir, "none") }, "env_file"},
 		"env file line":   {func(c *config.Config) { c.Feature.Env.EnvFile = plain }, "line 1"},
 		"env mapping":     {func(c *config.Config) { c.Feature.Env.Mapping = map[string]string{"(": ""} }, "mapping"},

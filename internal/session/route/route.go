@@ -1,24 +1,31 @@
-// Package route decides where the local process's connections and datagrams go: to the
-// target, to the laptop's own network, or to the resolver of the session. It knows the
-// configuration and what the process listens on, and does no input or output.
+// Package route decides where the local process's connections, datagrams and name lookups go:
+// to the target, to the laptop's own network, or to the resolver of the session. It knows the
+// configuration, what the process listens on and which names it has looked up, and does no
+// input or output.
 //
 // In the order of the checks:
 //
 //   - port 0 and addresses that mean something only on this machine (unspecified,
 //     multicast, broadcast, fe80::/10) stay local;
 //   - port 53 is answered by the session when names resolve at the target, whatever the
-//     address: a process may use the laptop's name server or one of its own choice;
+//     address: a process may use the laptop's name server or one of its own choice. The DNS
+//     filter then decides by name;
 //   - with local name resolution, port 53 of the laptop's own name servers and of
 //     loopback addresses stays local, or names would not resolve at all under
-//     outgoing-remote;
+//     outgoing-remote. With names in the outgoing filter the session passes these queries
+//     on itself, to know which addresses the names have;
 //   - without outgoing traffic of that protocol, everything is local;
 //   - loopback is the target's localhost, as for a process in the pod, except for ports
 //     that the process itself listens on, and except with ignore_localhost;
+//   - the outgoing filter decides by protocol, port, and address or the names that the process
+//     looked up to get it. Nothing is looked up again: what a process connects to may have
+//     other addresses by now;
 //   - the rest goes out from the target. With feature.network.ipv6 off, IPv6 is refused
 //     with ENETUNREACH there, as on a machine without IPv6.
 package route
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -35,18 +42,47 @@ const dnsPort = 53
 type Table struct {
 	network     config.Network
 	nameServers map[netip.Addr]bool
+	connections *filter // of connections and datagrams; nil without one
+	lookups     *filter // of names; nil without one
+	book        book
 
 	mu   sync.RWMutex
 	owns map[uint16]bool
 }
 
-// New makes a table. NameServers are the laptop's own, see [NameServers].
-func New(network config.Network, nameServers []netip.Addr) *Table {
+// New makes a table. NameServers are the laptop's own, see [NameServers]. It fails for an
+// entry of a filter that can't be read.
+func New(network config.Network, nameServers []netip.Addr) (*Table, error) {
 	t := &Table{network: network, nameServers: make(map[netip.Addr]bool), owns: make(map[uint16]bool)}
 	for _, a := range nameServers {
 		t.nameServers[a.Unmap().WithZone("")] = true
 	}
-	return t
+	var err error
+	if t.connections, err = newFilter(network.Outgoing.Filter, config.ParseOutgoingEntry); err != nil {
+		return nil, fmt.Errorf("feature.network.outgoing.filter: %w", err)
+	}
+	if t.lookups, err = newFilter(network.DNS.Filter, config.ParseDNSEntry); err != nil {
+		return nil, fmt.Errorf("feature.network.dns.filter: %w", err)
+	}
+	return t, nil
+}
+
+// ResolvesNames says whether lookups have to take the form of DNS queries that the session
+// sees: because the target answers them, or because their answers decide about connections.
+func (t *Table) ResolvesNames() bool { return t.network.DNS.Enabled || t.needsNames() }
+
+func (t *Table) needsNames() bool {
+	return (t.network.Outgoing.TCP || t.network.Outgoing.UDP) && t.connections.hasNames()
+}
+
+// NameIsRemote says whether a name is resolved at the target.
+func (t *Table) NameIsRemote(name string) bool { return t.network.DNS.Enabled && t.lookups.name(name) }
+
+// Learn records that the process got the addresses by looking the name up.
+func (t *Table) Learn(name string, addrs []netip.Addr) {
+	if t.connections.hasNames() {
+		t.book.learn(name, addrs)
+	}
 }
 
 // Owns records that the process listens on a TCP port.
@@ -79,6 +115,8 @@ func (t *Table) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Verdi
 		switch {
 		case t.network.DNS.Enabled:
 			return intercept.Resolve, nil
+		case (ip.IsLoopback() || t.nameServers[ip.WithZone("")]) && t.needsNames():
+			return intercept.Resolve, nil
 		case ip.IsLoopback() || t.nameServers[ip.WithZone("")]:
 			return intercept.Local, nil
 		}
@@ -90,6 +128,9 @@ func (t *Table) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Verdi
 		if t.network.Outgoing.IgnoreLocalhost || p == intercept.TCP && t.isOwn(port) {
 			return intercept.Local, nil
 		}
+	}
+	if !t.connections.connection(p, netip.AddrPortFrom(ip, port), t.book.of(ip)) {
+		return intercept.Local, nil
 	}
 	if ip.Is6() && !t.network.IPv6 {
 		return intercept.Refuse, syscall.ENETUNREACH

@@ -33,6 +33,15 @@ func dnsOff(n *config.Network)          { n.DNS.Enabled = false }
 func ignoreLocalhost(n *config.Network) { n.Outgoing.IgnoreLocalhost = true }
 func ipv6Off(n *config.Network)         { n.IPv6 = false }
 
+func newTable(t *testing.T, n config.Network) *Table {
+	t.Helper()
+	table, err := New(n, NameServers([]byte("nameserver 192.168.1.1\nnameserver 2001:db8::53\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
 func TestRoute(t *testing.T) {
 	const (
 		tcp, udp                       = intercept.TCP, intercept.UDP
@@ -100,7 +109,7 @@ func TestRoute(t *testing.T) {
 		{"dns off, other server, outgoing off", change{dnsOff, outgoingOff}, udp, "10.96.0.10:53", local},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			table := New(network(tt.change...), NameServers([]byte("nameserver 192.168.1.1\nnameserver 2001:db8::53\n")))
+			table := newTable(t, network(tt.change...))
 			table.Owns(8080)
 			got, err := table.Route(tt.proto, netip.MustParseAddrPort(tt.dst))
 			if got != tt.want {
@@ -114,7 +123,7 @@ func TestRoute(t *testing.T) {
 }
 
 func TestDisowns(t *testing.T) {
-	table := New(network(), nil)
+	table := newTable(t, network())
 	dst := netip.MustParseAddrPort("127.0.0.1:8080")
 	for _, step := range []struct {
 		do   func(uint16)
