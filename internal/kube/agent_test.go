@@ -15,6 +15,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/config"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilproxy "k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream"
@@ -195,6 +196,17 @@ func TestStartAgentFailures(t *testing.T) {
 			},
 			says: []string{"violates PodSecurity", "pod-security.kubernetes.io/enforce=privileged"}, removed: 1,
 		},
+		{
+			name: "pod refused before the job is made", pod: same, more: map[string]http.HandlerFunc{
+				"POST /api/v1/namespaces/shop/pods":        dryRun(status(http.StatusForbidden, "Forbidden", `violates PodSecurity "baseline:latest"`)),
+				"POST /apis/batch/v1/namespaces/shop/jobs": func(http.ResponseWriter, *http.Request) { t.Error("the job was made") },
+				"GET /api/v1/namespaces/shop":              object(corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{enforceLabel: "baseline"}}}),
+			},
+			says: []string{
+				"creating the agent's pod in namespace shop: violates PodSecurity", `Namespace "shop" has the label pod-security.kubernetes.io/enforce=baseline`,
+				`set "agent.namespace"`, "kubectl label --overwrite namespace shop pod-security.kubernetes.io/enforce=privileged",
+			},
+		},
 		{name: "no image", pod: same, change: func(s *AgentSpec) { s.Config.Image = "" }, says: []string{"agent.image"}},
 		{name: "odd resources", pod: same, change: func(s *AgentSpec) { s.Config.Resources = map[string]any{"limit": 1} }, says: []string{`"agent.resources"`, "limit"}},
 	} {
@@ -209,6 +221,50 @@ func TestStartAgentFailures(t *testing.T) {
 			says(t, err, test.says...)
 			if n := s.removed(); n != test.removed {
 				t.Errorf("the job was deleted %d times, want %d", n, test.removed)
+			}
+		})
+	}
+}
+
+// dryRun answers only requests that must not change anything.
+func dryRun(answer http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("dryRun") != "All" {
+			status(http.StatusTeapot, "", "this would make a pod")(w, r)
+			return
+		}
+		answer(w, r)
+	}
+}
+
+// An answer to the rehearsal that says nothing about the Job's pod does not end the start.
+func TestStartAgentWithoutRehearsal(t *testing.T) {
+	mayNot := func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		allowed := "true"
+		if strings.Contains(string(b), "pods") && strings.Contains(string(b), "create") && !strings.Contains(string(b), "portforward") {
+			allowed = "false"
+		}
+		respond(http.StatusCreated, `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":`+allowed+`}}`)(w, r)
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"no right to create pods":          status(http.StatusForbidden, "Forbidden", "you may not create pods"),
+		"a webhook that knows no dry runs": status(http.StatusBadRequest, "BadRequest", `admission webhook "w" does not support dry run`),
+		"a webhook that fails":             status(http.StatusInternalServerError, "InternalError", "failed calling webhook"),
+		"taken":                            object(corev1.Pod{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newAgentServer(t, same, map[string]http.HandlerFunc{
+				"POST /api/v1/namespaces/shop/pods":                           dryRun(answer),
+				"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews": mayNot,
+			})
+			a, err := connect(t, s.URL).StartAgent(t.Context(), testSpec())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Close(t.Context()); err != nil {
+				t.Error(err)
 			}
 		})
 	}

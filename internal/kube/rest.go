@@ -31,6 +31,7 @@ type resource struct {
 // The resources that this package uses.
 var (
 	pods         = resource{corev1.SchemeGroupVersion, "pods"}
+	namespaces   = resource{corev1.SchemeGroupVersion, "namespaces"}
 	events       = resource{corev1.SchemeGroupVersion, "events"}
 	deployments  = resource{appsv1.SchemeGroupVersion, "deployments"}
 	statefulSets = resource{appsv1.SchemeGroupVersion, "statefulsets"}
@@ -56,7 +57,7 @@ const (
 
 func (c *Cluster) get(ctx context.Context, r resource, namespace, name string, into runtime.Object) error {
 	return c.retry(ctx, func(ctx context.Context) error {
-		return c.clients[r.gv].Get().Namespace(namespace).Resource(r.name).Name(name).Do(ctx).Into(into)
+		return c.clients[r.gv].Get().NamespaceIfScoped(namespace, namespace != "").Resource(r.name).Name(name).Do(ctx).Into(into)
 	})
 }
 

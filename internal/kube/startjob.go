@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,10 @@ func jobRules(namespace string) []Rule {
 
 func (s *starter) startJob(ctx context.Context) (*Agent, error) {
 	ns := s.namespace
+	job, err := s.spec.job(uniqueName(s.spec.SessionID), ns, true)
+	if err != nil {
+		return nil, err
+	}
 	// The right to change the Job is not vital: it lets the cluster remove an agent that
 	// never started and whose client was killed.
 	patch := make(chan bool, 1)
@@ -45,12 +50,17 @@ func (s *starter) startJob(ctx context.Context) (*Agent, error) {
 		ok, err := s.c.allowed(ctx, jobs.rule("patch", ns))
 		patch <- ok && err == nil
 	}()
-	err := s.c.check(ctx, "starting an agent in namespace "+ns, jobRules(ns))
-	deadline := <-patch
-	if err != nil {
+	rehearsed := make(chan error, 1)
+	go func() { rehearsed <- s.rehearse(ctx, job) }()
+	err = s.c.check(ctx, "starting an agent in namespace "+ns, jobRules(ns))
+	deadline, refused := <-patch, <-rehearsed
+	if err := cmp.Or(err, refused); err != nil {
 		return nil, err
 	}
-	if err := s.createJob(ctx, deadline); err != nil {
+	if !deadline {
+		job.Spec.ActiveDeadlineSeconds = nil
+	}
+	if err := s.createJob(ctx, job); err != nil {
 		return nil, err
 	}
 	pod, err := s.awaitJobPod(ctx)
@@ -69,16 +79,10 @@ func (s *starter) startJob(ctx context.Context) (*Agent, error) {
 	return agent, nil
 }
 
-func (s *starter) createJob(ctx context.Context, deadline bool) error {
-	name := uniqueName(s.spec.SessionID)
-	s.container = agentName
-	job, err := s.spec.job(name, s.namespace, deadline)
-	if err != nil {
-		return err
-	}
-	s.job = name
+func (s *starter) createJob(ctx context.Context, job *batchv1.Job) error {
+	s.container, s.job = agentName, job.Name
 	var made batchv1.Job
-	err = s.c.create(ctx, jobs, s.namespace, job, &made)
+	err := s.c.create(ctx, jobs, s.namespace, job, &made)
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) {
 		s.job = "" // the server said no: there is nothing to remove
 	}
@@ -94,7 +98,7 @@ func (s *starter) refusal(ctx context.Context, err error, doing string, rule Rul
 	status := apierrors.APIStatus(nil)
 	switch {
 	case apierrors.IsForbidden(err):
-		return s.c.refused(ctx, err, doing, s.advice(), rule)
+		return s.c.refused(ctx, err, doing, s.advice(ctx), rule)
 	case apierrors.IsNotFound(err):
 		return &Error{
 			Reason: ReasonNotFound, Doing: doing, Why: bare(err), Err: err,
@@ -109,7 +113,7 @@ func (s *starter) refusal(ctx context.Context, err error, doing string, rule Rul
 		}
 	}
 	// Webhooks refuse with whatever code they like.
-	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: s.advice(), Err: err}
+	return &Error{Reason: ReasonRefused, Doing: doing, Why: bare(err), Next: s.advice(ctx), Err: err}
 }
 
 // ofFields says whether the API server itself found values that the object can't have: it
@@ -121,8 +125,8 @@ func ofFields(status apierrors.APIStatus) bool {
 }
 
 // advice is what to do when admission has refused the agent.
-func (s *starter) advice() string {
-	advice := s.waysOut()
+func (s *starter) advice(ctx context.Context) string {
+	advice := s.waysOut(ctx)
 	if c := s.spec.Config; s.spec.Target == nil || !c.Ephemeral {
 		for _, f := range []struct{ field, value string }{{"service_account", c.ServiceAccount}, {"priority_class", c.PriorityClass}} {
 			if f.value != "" {
@@ -133,26 +137,32 @@ func (s *starter) advice() string {
 	return advice
 }
 
-func (s *starter) waysOut() string {
-	const refused = "You have the right, but a policy or a quota of the cluster refused the object. "
+// enforceLabel is the label of a namespace that has its Pod Security level.
+const enforceLabel = "pod-security.kubernetes.io/enforce"
+
+func (s *starter) waysOut(ctx context.Context) string {
 	except := fmt.Sprintf("have the policy except pods labelled %s in namespace %s", AgentSelector, s.namespace)
-	const elsewhere = `set "agent.namespace" to a namespace for agents, with the label that allows what they need:
-  kubectl label namespace NAME pod-security.kubernetes.io/enforce=privileged`
-	switch {
-	case s.spec.Target == nil:
+	const refused = "You have the right, but a policy or a quota of the cluster refused the object. "
+	if s.spec.Target == nil {
 		return refused + "A targetless agent fits the Pod Security level \"restricted\", so it\nis another policy: " + except + `,
 or see the fields "agent.resources", "agent.labels" and "agent.annotations".`
-	case s.spec.Config.Ephemeral:
-		return refused + `The agent runs as root in the pod and needs the
-capabilities that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
-- leave out "agent.ephemeral", and ` + elsewhere + `
-- if it is another policy, have it except ephemeral containers called ` + agentName + `-*`
 	}
-	return refused + `The agent needs hostPID and the
-capabilities that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
-- ` + elsewhere + `
-- if it is another policy than Pod Security, ` + except + `
+	const elsewhere = `set "agent.namespace" to a namespace for agents, with the label that allows what they need:
+  kubectl label namespace NAME ` + enforceLabel + "=privileged"
+	needs, first := "hostPID and the\ncapabilities", "- "+elsewhere
+	other := "\n- if it is another policy than Pod Security, " + except + `
 - if it is about hostPID, SYS_ADMIN or new pods only, set "agent.ephemeral": true`
+	if s.spec.Config.Ephemeral {
+		needs, first = "to run as root in the pod and the\ncapabilities", `- leave out "agent.ephemeral", and `+elsewhere
+		other = "\n- if it is another policy, have it except ephemeral containers called " + agentName + "-*"
+	}
+	why := refused
+	if level := s.c.enforced(ctx, s.namespace); level != "" && level != "privileged" {
+		why = fmt.Sprintf("Namespace %q has the label %s=%s.\n", s.namespace, enforceLabel, level)
+		other = fmt.Sprintf("\n- let namespace %s have them, if its administrators agree:\n  kubectl label --overwrite namespace %[1]s %s=privileged", s.namespace, enforceLabel)
+	}
+	return why + "The agent needs " + needs + ` that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
+` + first + other
 }
 
 // awaitJobPod waits until the container of the Job's pod runs or has ended.
@@ -229,7 +239,7 @@ func (s *starter) neverCreated(ctx context.Context) error {
 		if len(list.Items) > 0 {
 			return &Error{
 				Reason: ReasonRefused, Doing: "creating the agent's pod in namespace " + s.namespace,
-				Why: list.Items[0].Message, Next: s.advice(),
+				Why: list.Items[0].Message, Next: s.advice(ctx),
 			}
 		}
 	}

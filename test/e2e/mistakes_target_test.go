@@ -145,42 +145,6 @@ func TestTargetMistakes(t *testing.T) {
 	check()
 }
 
-// TestRefusedByPodSecurity starts agents where Pod Security allows little.
-func TestRefusedByPodSecurity(t *testing.T) {
-	s := newStage(t)
-	ns := s.Namespace(t, "pod-security.kubernetes.io/enforce=restricted")
-	s.Apply(t, ns, `
-apiVersion: v1
-kind: Pod
-metadata: {name: careful}
-spec:
-  terminationGracePeriodSeconds: 1
-  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
-  containers:
-  - name: app
-    image: `+clustertest.WorkloadImage+`
-    imagePullPolicy: Never
-    args: [sleep]
-    env: [{name: SHOP_COLOR, value: green}]
-    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-`)
-	s.WaitReady(t, ns, "pod/careful")
-	exec := func(args ...string) call {
-		return call{args: append(append([]string{"exec", "-n", ns}, args...), "--", "env")}
-	}
-	s.mirrord(t, exec("-t", "pod/careful")).refused(t, 1, "creating the agent's pod in namespace "+ns, `violates PodSecurity "restricted:latest"`, "hostPID",
-		"You have the right, but a policy or a quota of the cluster refused the object", `set "agent.namespace" to a namespace for agents`, "docs/rbac.md")
-	s.mirrord(t, exec("-t", "pod/careful", "-e")).refused(t, 1, "adding an ephemeral container to pod careful", `violates PodSecurity "restricted:latest"`,
-		`leave out "agent.ephemeral"`)
-	// The ways out that the messages name.
-	if o := s.mirrord(t, exec("-t", "pod/careful", "-a", s.ns)); o.code != 0 || !strings.Contains(o.stdout, "SHOP_COLOR=green") {
-		t.Errorf("with a namespace for agents: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
-	}
-	if o := s.mirrord(t, exec()); o.code != 0 {
-		t.Errorf("without a target: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
-	}
-}
-
 // TestAgentImageMistakes names images that no node has. The reason shows long before the
 // time that an agent has to start in.
 func TestAgentImageMistakes(t *testing.T) {
