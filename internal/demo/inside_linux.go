@@ -23,7 +23,6 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/session/local"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
-	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
 // Exit codes of the sandbox's first process, which [Run] turns into errors again.
@@ -201,7 +200,7 @@ func (s *stage) begin(ctx context.Context, cfg *config.Config) (*play, error) {
 	go func() {
 		status, err := session.Run(ctx, s.log, session.Options{
 			Plan: plan, ID: "demo-" + strconv.Itoa(s.count), Build: "demo",
-			Identity: id, Agent: agent,
+			Identity: id, Attachments: session.Single(session.Attachment{Name: "demo", Title: "the pod", Agent: agent}),
 			Stdin: stdinR, Stdout: stdoutW, Stderr: os.Stderr,
 			Observer: p,
 		})
@@ -305,7 +304,7 @@ func (p *play) end(ctx context.Context) error {
 func (p *play) Phase(string, string) func(error) { return func(error) {} }
 
 // Attached has nothing to show.
-func (p *play) Attached(wire.Welcome) {}
+func (p *play) Attached([]session.Attachment) {}
 
 // Started has nothing to show.
 func (p *play) Started(int) {}

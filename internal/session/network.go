@@ -7,16 +7,16 @@ import (
 	"net/netip"
 
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
 	"github.com/mirrord-go/mirrord/internal/session/names"
-	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/session/route"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
 // network is what the process sees of the world.
 type network struct {
-	*remote.Client // DialTCP, OpenUDP
+	*fleet.Fleet // DialTCP, OpenUDP
 
 	table *route.Table
 	names *names.Resolver
@@ -25,19 +25,19 @@ type network struct {
 
 var _ intercept.Network = (*network)(nil)
 
-func newNetwork(log *slog.Logger, p *Plan, c *remote.Client) *network {
+func newNetwork(log *slog.Logger, p *Plan, f *fleet.Fleet) *network {
 	n := p.config.Feature.Network
 	ask := func(ctx context.Context, stream bool, query []byte) ([]byte, error) {
 		t := wire.UDP
 		if stream {
 			t = wire.TCP
 		}
-		return c.Resolve(ctx, t, query)
+		return f.Resolve(ctx, t, query)
 	}
 	return &network{
-		Client: c,
-		table:  p.table,
-		names:  names.New(log, ask, !n.IPv6),
+		Fleet: f,
+		table: p.table,
+		names: names.New(log, ask, !n.IPv6),
 	}
 }
 

@@ -1,16 +1,19 @@
-// Package session is one run of a local process as if it were in the target: it opens the
-// tunnel to an agent, starts the process under interception, serves it, and ends everything
+// Package session is one run of a local process as if it were in the target: it opens
+// tunnels to agents, starts the process under interception, serves it, and ends everything
 // with it.
 //
-// The parts have packages of their own: remote speaks to the agent, route decides where
+// The parts have packages of their own: remote speaks to an agent, fleet makes one of several,
+// route decides where
 // connections go, names answers name lookups, incoming brings the target's connections, and
 // internal/intercept holds the process. This package joins them and owns their order:
 //
 //  1. [NewPlan] checks what can be checked before anything exists in a cluster.
-//  2. [Run] opens the tunnel, fetches the target's environment, and starts the process.
-//  3. It serves until the process exits. A tunnel that is lost ends the process: it would
-//     otherwise go on with a network that is not the one it was promised.
-//  4. The agent is told goodbye, so that the target serves again at once, and removed.
+//  2. [Run] opens tunnels to the agents of the target's pods, fetches the target's
+//     environment, and starts the process.
+//  3. It serves until the process exits, and follows the pods as they come and go
+//     ([Attachments]). A session that is lost ends the process: it would otherwise go on
+//     with a network that is not the one it was promised.
+//  4. The agents are told goodbye, so that the target serves again at once, and removed.
 //
 // The process keeps the terminal, its signals and its exit code.
 package session
@@ -20,17 +23,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/autoport"
+	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
-	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -51,27 +54,14 @@ const (
 // runs inside a session.
 const IDVariable = "MIRRORD_SESSION"
 
-// Agent is a started agent that waits for its client. One that also has
-// Fate(context.Context) error can say what became of it when the tunnel is lost.
-type Agent interface {
-	// Key is the agent's public key, from a source that is not the carrier.
-	Key() tunnel.Fingerprint
-	// Dial opens a carrier to the agent. It can be called again when one broke.
-	Dial(ctx context.Context) (net.Conn, error)
-	// Describe says where the agent runs, for the user.
-	Describe() string
-	// Close removes the agent.
-	Close(ctx context.Context) error
-}
-
 // Observer is told how a session goes. Events may come from several goroutines at once,
 // and never after Run has returned.
 type Observer interface {
 	// Phase starts one step, of which name is stable and text is for the user. The
 	// returned function ends it.
 	Phase(name, text string) (end func(error))
-	// Attached is called once, before the process starts.
-	Attached(w wire.Welcome)
+	// Attached is called once, before the process starts, with the pods of the beginning.
+	Attached(list []Attachment)
 	// Started is called once, when the process has been started.
 	Started(pid int)
 	// Event is called for what happens while the process runs.
@@ -80,8 +70,8 @@ type Observer interface {
 
 // Event is something that happens while the process runs.
 type Event struct {
-	// Kind is one of port-subscribed, port-failed, port-given-back, notice, tunnel-lost,
-	// interrupted.
+	// Kind is one of port-subscribed, port-failed, port-given-back, notice, pod-joined,
+	// pod-left, waiting, tunnel-lost, interrupted.
 	Kind string
 	// Warning is false for mere information.
 	Warning bool
@@ -96,14 +86,10 @@ type Options struct {
 	Plan *Plan
 	// ID names the session, Build this client.
 	ID, Build string
-	// Identity is the key that the agent was started with.
+	// Identity is the key that the agents were started with.
 	Identity *tunnel.Identity
-	// Agent is removed by Run, however it ends.
-	Agent Agent
-	// Probes are the kubelet's probes of the target by port, ProbeSources the addresses
-	// they come from; may be empty.
-	Probes       map[uint16][]wire.Probe
-	ProbeSources []netip.Addr
+	// Attachments are closed by Run, however it ends.
+	Attachments Attachments
 	// Stdin, Stdout and Stderr are the process's.
 	Stdin, Stdout, Stderr *os.File
 	// Signals are passed on to the process; nil passes on none.
@@ -125,6 +111,9 @@ type LostError struct{ Cause error }
 
 // Error gives the cause.
 func (e *LostError) Error() string {
+	if ended, ok := errors.AsType[*EndedError](e.Cause); ok {
+		return ended.Error()
+	}
 	return fmt.Sprintf("the connection to the target was lost: %v", e.Cause)
 }
 
@@ -158,8 +147,12 @@ func run(ctx context.Context, log *slog.Logger, o Options, start startFunc) (Exi
 	if o.Observer == nil {
 		o.Observer = nobody{}
 	}
-	s := &session{log: log, o: o, start: start, ready: make(chan struct{})}
-	defer s.removeAgent(ctx)
+	s := &session{
+		log: log, o: o, start: start,
+		posts: make(map[string]*post), ready: make(chan struct{}), over: make(chan struct{}),
+	}
+	s.fleet = fleet.New(log, fleet.Options{Refused: s.refused})
+	defer s.closeAttachments(ctx)
 	defer s.detach()
 	if err := s.attach(ctx); err != nil {
 		return ExitStatus{Code: 1}, err
@@ -168,7 +161,7 @@ func run(ctx context.Context, log *slog.Logger, o Options, start startFunc) (Exi
 	if err != nil {
 		return ExitStatus{Code: 1}, err
 	}
-	o.Observer.Attached(s.client.Welcome())
+	o.Observer.Attached(s.attached())
 	if err := s.launch(ctx, env); err != nil {
 		return ExitStatus{Code: 1}, err
 	}
@@ -181,48 +174,55 @@ type session struct {
 	o     Options
 	start startFunc
 
-	client *remote.Client
-	ready  chan struct{} // closed when ports is set
-	ports  *incoming.Ports
-	net    *network
-	child  intercept.Process
-	gone   bool // the child has exited
+	fleet *fleet.Fleet
+
+	mu      sync.Mutex
+	posts   map[string]*post // by name
+	names   []string         // the last list
+	began   bool             // the first list has been attached to
+	waiting bool             // the user was told that there is no pod
+
+	stop    context.CancelFunc // ends what follows the attachments
+	workers sync.WaitGroup
+	over    chan struct{} // closed when overErr is set
+	overErr error
+
+	prepared   sync.Once
+	ready      chan struct{} // closed when what follows is set
+	targetless bool
+	ports      *incoming.Ports
+	net        *network
+
+	child intercept.Process
+	gone  bool // the child has exited
 }
 
-// attach opens the tunnel and makes what serves the process.
-func (s *session) attach(ctx context.Context) (err error) {
-	end := s.o.Observer.Phase("tunnel", "opening the tunnel to "+s.o.Agent.Describe())
-	defer func() { end(err) }()
-	sess, err := openTunnel(ctx, s.o.Agent, s.o.Identity)
-	if err != nil {
-		return err
-	}
-	s.client, err = remote.Start(ctx, s.log, sess, remote.Options{
-		Build: s.o.Build, SessionID: s.o.ID, Notice: s.notice, Incoming: s.incoming,
-	})
-	if err != nil {
-		return err
-	}
-	w := s.client.Welcome()
-	in := s.o.Plan.config.Feature.Network.Incoming
-	if w.Targetless {
-		in.Mode = config.IncomingOff
-	}
-	s.net = newNetwork(s.log, s.o.Plan, s.client)
-	s.ports = incoming.New(s.log, s.client, incoming.Options{
-		Config: in, Probes: s.o.Probes, ProbeSources: s.o.ProbeSources,
+// prepare makes what serves the process, once the first agent has said what it is.
+func (s *session) prepare(w wire.Welcome) {
+	in := s.incomingConfig(w)
+	s.targetless = w.Targetless
+	s.net = newNetwork(s.log, s.o.Plan, s.fleet)
+	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
+		Config: in,
 		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },
 		Gone:   s.net.table.Disowns,
 		Chosen: s.chosen,
 	})
 	s.net.ports = s.ports
 	close(s.ready)
-	return s.able(in.Mode, w)
 }
 
-// able compares what the user asked for with what the agent can do.
-func (s *session) able(mode config.IncomingMode, w wire.Welcome) error {
-	switch {
+func (s *session) incomingConfig(w wire.Welcome) config.Incoming {
+	in := s.o.Plan.config.Feature.Network.Incoming
+	if w.Targetless {
+		in.Mode = config.IncomingOff
+	}
+	return in
+}
+
+// able compares what the user asked for with what an agent can do.
+func (s *session) able(w wire.Welcome) error {
+	switch mode := s.incomingConfig(w).Mode; {
 	case mode == config.IncomingSteal && w.StealProblem != "":
 		return &CapabilityError{Problem: w.StealProblem}
 	case mode == config.IncomingMirror && w.MirrorProblem != "":
@@ -243,31 +243,40 @@ func (s *session) chosen(listener netip.AddrPort) bool {
 	return yes
 }
 
-func (s *session) notice(n wire.Notice) {
-	s.o.Observer.Event(Event{Kind: "notice", Warning: n.Level != "info", Text: n.Text, Port: n.Port})
-}
-
-func (s *session) incoming(ctx context.Context, st tunnel.Stream, in wire.Incoming) {
-	select {
-	case <-s.ready:
-		s.ports.Serve(ctx, st, in)
-	case <-ctx.Done():
-		_ = st.Reset()
-	}
-}
-
 // environment computes the process's environment.
 func (s *session) environment(ctx context.Context) (_ []string, err error) {
 	p := s.o.Plan
 	var target []string
-	if p.rules.NeedsTarget() && !s.client.Welcome().Targetless {
+	if p.rules.NeedsTarget() && !s.targetless {
 		end := s.o.Observer.Phase("environment", "reading the target's environment")
 		defer func() { end(err) }()
-		if target, err = s.client.Environ(ctx); err != nil {
+		if target, err = s.environ(ctx); err != nil {
 			return nil, fmt.Errorf("reading the target's environment: %w", err)
 		}
 	}
 	return append(p.rules.Apply(p.environ, target), IDVariable+"="+s.o.ID), nil
+}
+
+// environ asks for the target's environment until the session is over.
+func (s *session) environ(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := make(chan struct{})
+	defer close(answered)
+	go func() {
+		select {
+		case <-s.over:
+			cancel()
+		case <-answered:
+		}
+	}()
+	env, err := s.fleet.Environ(ctx)
+	select {
+	case <-s.over:
+		return nil, s.overErr
+	default:
+		return env, err
+	}
 }
 
 // launch starts the process.
@@ -291,17 +300,14 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 	return nil
 }
 
-// detach ends the session with the agent, which gives all ports back, and then what is
-// left of the process.
+// detach ends the session with all agents, which gives all ports back, and then what is left
+// of the process.
 func (s *session) detach() {
 	if s.ports != nil {
 		s.ports.Close()
 	}
-	if s.client != nil {
-		if err := s.client.Close("the local process has ended"); err != nil {
-			s.log.Debug("closing the tunnel", "error", err)
-		}
-	}
+	s.fleet.Close()
+	s.leave()
 	if s.child != nil {
 		if err := s.child.Close(); err != nil {
 			s.log.Debug("ending the interception", "error", err)
@@ -309,14 +315,14 @@ func (s *session) detach() {
 	}
 }
 
-// removeAgent has its own time: a user who interrupts a session twice still leaves nothing
-// behind.
-func (s *session) removeAgent(ctx context.Context) {
+// closeAttachments has its own time: a user who interrupts a session twice still leaves
+// nothing behind.
+func (s *session) closeAttachments(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	if err := s.o.Agent.Close(ctx); err != nil {
+	if err := s.o.Attachments.Close(ctx); err != nil {
 		// It ends by itself; whether the process succeeded does not depend on it.
-		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: fmt.Sprintf("removing %s: %v", s.o.Agent.Describe(), err)})
+		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: err.Error()})
 	}
 }
 
@@ -324,6 +330,6 @@ func (s *session) removeAgent(ctx context.Context) {
 type nobody struct{}
 
 func (nobody) Phase(string, string) func(error) { return func(error) {} }
-func (nobody) Attached(wire.Welcome)            {}
+func (nobody) Attached([]Attachment)            {}
 func (nobody) Started(int)                      {}
 func (nobody) Event(Event)                      {}

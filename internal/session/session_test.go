@@ -123,10 +123,10 @@ func (o *observer) Phase(name, _ string) func(error) {
 		o.say(name)
 	}
 }
-func (o *observer) Attached(wire.Welcome) { o.say("attached") }
-func (o *observer) Started(pid int)       { o.say("started"); o.started <- pid }
-func (o *observer) Event(e session.Event) { o.say(e.Kind + ": " + e.Text) }
-func (o *observer) all() []string         { o.mu.Lock(); defer o.mu.Unlock(); return slices.Clone(o.said) }
+func (o *observer) Attached([]session.Attachment) { o.say("attached") }
+func (o *observer) Started(pid int)               { o.say("started"); o.started <- pid }
+func (o *observer) Event(e session.Event)         { o.say(e.Kind + ": " + e.Text) }
+func (o *observer) all() []string                 { o.mu.Lock(); defer o.mu.Unlock(); return slices.Clone(o.said) }
 
 func (o *observer) heard(prefix string) int {
 	n := 0
@@ -188,7 +188,8 @@ func (r *run) run(ctx context.Context, args ...string) (session.ExitStatus, erro
 	id, agentID := agenttest.Identities(r.t)
 	r.agent = &agent{t: r.t, id: agentID, client: id.Fingerprint(), script: r.script}
 	return session.RunWith(ctx, quiet(), session.Options{
-		Plan: plan, ID: "s1", Build: "test", Identity: id, Agent: r.agent, Signals: r.signals, Observer: r.observer,
+		Plan: plan, ID: "s1", Build: "test", Identity: id, Attachments: session.Single(session.Attachment{Name: "pod", Title: "the pod", Agent: r.agent}),
+		Signals: r.signals, Observer: r.observer,
 	}, r.start)
 }
 
@@ -391,7 +392,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		id, agentID := agenttest.Identities(t)
 		gone := errors.New("no such pod")
 		r.agent = &agent{t: t, id: agentID, dialErr: gone}
-		_, err = session.RunWith(t.Context(), quiet(), session.Options{Plan: plan, Identity: id, Agent: r.agent}, r.start)
+		_, err = session.RunWith(t.Context(), quiet(), session.Options{Plan: plan, Identity: id, Attachments: session.Single(session.Attachment{Agent: r.agent})}, r.start)
 		if !errors.Is(err, gone) {
 			t.Errorf("error %v", err)
 		}

@@ -31,8 +31,8 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 		s.drain(ctx)
 		s.endOrphans()
 		return e.status()
-	case <-s.client.Done():
-		err := s.lost(ctx)
+	case <-s.over:
+		err := s.lost()
 		s.terminate(exited)
 		return ExitStatus{Code: 1}, err
 	case <-ctx.Done():
@@ -47,22 +47,14 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 func (s *session) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	if !s.ports.Drain(ctx) || !s.client.Drain(ctx) {
+	if !s.ports.Drain(ctx) || !s.fleet.Drain(ctx) {
 		s.log.Debug("connections outlive the local process; they are cut")
 	}
 }
 
-// lost finds out why the tunnel ended and tells the user, in one line.
-func (s *session) lost(ctx context.Context) error {
-	cause := s.client.Err()
-	if a, ok := s.o.Agent.(interface{ Fate(context.Context) error }); ok {
-		ctx, cancel := context.WithTimeout(ctx, fateTimeout)
-		defer cancel()
-		if fate := a.Fate(ctx); fate != nil {
-			cause = errors.Join(fate, cause)
-		}
-	}
-	err := &LostError{Cause: cause}
+// lost tells the user, in one line, why the session is over.
+func (s *session) lost() error {
+	err := &LostError{Cause: s.overErr}
 	s.o.Observer.Event(Event{
 		Kind: "tunnel-lost", Warning: true,
 		Text: err.Error() + "; ending the local process, which has no network without it",

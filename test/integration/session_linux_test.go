@@ -25,7 +25,6 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/session/local"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
-	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
 // run is one session under way.
@@ -49,7 +48,7 @@ type observer struct {
 }
 
 func (o *observer) Phase(string, string) func(error) { return func(error) {} }
-func (o *observer) Attached(wire.Welcome)            {}
+func (o *observer) Attached([]session.Attachment)    {}
 func (o *observer) Started(pid int)                  { o.started <- pid }
 func (o *observer) Event(e session.Event) {
 	select {
@@ -102,8 +101,9 @@ func (w *world) startCommand(t *testing.T, changes []change, command ...string) 
 	go func() {
 		defer close(r.ended)
 		r.status, r.err = session.Run(ctx, slog.New(slog.DiscardHandler), session.Options{
-			Plan: plan, ID: session.NewID(), Build: "test", Identity: id, Agent: r.agent,
-			Stdout: write, Stderr: os.Stderr, Observer: o,
+			Plan: plan, ID: session.NewID(), Build: "test", Identity: id,
+			Attachments: session.Single(session.Attachment{Name: "pod", Title: "the pod", Agent: r.agent}),
+			Stdout:      write, Stderr: os.Stderr, Observer: o,
 		})
 		_ = write.Close()
 	}()

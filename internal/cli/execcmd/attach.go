@@ -9,7 +9,6 @@ import (
 	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
-	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
 // attach finds the target and starts an agent beside it.
@@ -46,6 +45,15 @@ func (opts *Options) attach(ctx context.Context, r Request) (_ *Attachment, err 
 	return at, nil
 }
 
+func (at *Attachment) attachments() session.Attachments {
+	a := session.Attachment{Name: "agent", Title: "the agent", Agent: at.Agent}
+	if t := at.Target; t != nil {
+		a.Name, a.Title = t.PodUID, "pod "+t.Pod
+		a.Probes, a.ProbeSources = t.Probes, t.HostIPs
+	}
+	return session.Single(a)
+}
+
 // observer shows a session.
 type observer struct {
 	*progress.Reporter // Phase, Started
@@ -57,7 +65,7 @@ type observer struct {
 var _ session.Observer = (*observer)(nil)
 
 // Attached shows what the session will do.
-func (o *observer) Attached(w wire.Welcome) {
+func (o *observer) Attached([]session.Attachment) {
 	cfg := o.resolved.Config
 	s := progress.Summary{
 		Target:    cfg.Target.Path.String(),

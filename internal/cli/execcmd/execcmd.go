@@ -181,13 +181,10 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 		defer func() { err = errors.Join(err, at.Close()) }()
 	}
 	o := session.Options{
-		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Agent: at.Agent,
+		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Attachments: at.attachments(),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Signals:  signals,
 		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
-	}
-	if at.Target != nil {
-		o.Probes, o.ProbeSources = at.Target.Probes, at.Target.HostIPs
 	}
 	keeper, err := opts.Keep(session.IDVariable + "=" + req.SessionID)
 	if err != nil {
