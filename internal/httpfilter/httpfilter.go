@@ -1,0 +1,228 @@
+// Package httpfilter chooses HTTP requests: by a header, the path, the method, a jq program, or
+// several of these together. A filter comes from a user's configuration, crosses the
+// tunnel as a [Spec], and is compiled and asked where the requests arrive, once for each
+// request.
+//
+// It knows nothing of how requests are read: what it is shown is a [Request], with the header
+// lines as they stood on the wire.
+package httpfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/itchyny/gojq"
+
+	"github.com/mirrord-go/mirrord/internal/pattern"
+)
+
+const (
+	// MaxRules bounds the rules of all_of or any_of.
+	MaxRules = 64
+	// jqTimeout bounds a jq program's run over one request.
+	jqTimeout = 50 * time.Millisecond
+)
+
+// Rule is one condition on a request. Exactly one field is set.
+type Rule struct {
+	// Header is a pattern for one of the lines "Name: value", without regard to case.
+	Header string `json:"header,omitempty"`
+	// Path is a pattern for the path, with its query or without, without regard to case.
+	Path string `json:"path,omitempty"`
+	// Method is compared without regard to case.
+	Method string `json:"method,omitempty"`
+	// JQ is a jq program that is run over each header line, a string "Name: value". The rule
+	// matches when it yields true for one of them.
+	JQ string `json:"jq,omitempty"`
+}
+
+// Spec is a filter as text. Either the rule is set, or one of AllOf and AnyOf. The zero value
+// is no filter, and does not compile.
+type Spec struct {
+	Rule
+	// AllOf and AnyOf match when all of the rules do, or one.
+	AllOf []Rule `json:"allOf,omitempty"`
+	AnyOf []Rule `json:"anyOf,omitempty"`
+}
+
+// Request is what a filter sees of a request.
+type Request struct {
+	Method string
+	// Target is the request target in origin form (RFC 9112, section 3.2.1), with the query.
+	Target string
+	// Header has the lines "Name: value" in the order of the wire.
+	Header []string
+}
+
+// Filter is ready to match. It is safe for concurrent use.
+type Filter struct {
+	rules []condition
+	any   bool // one rule is enough
+}
+
+type condition func(*Request) (bool, error)
+
+// ErrSlow is wrapped by Match when a rule took too long to decide.
+var ErrSlow = errors.New("the filter takes too long")
+
+// Compile reads a filter. The error reports all that is wrong, each with its place.
+func Compile(s Spec) (*Filter, error) {
+	given := 0
+	for _, set := range []bool{s.Rule != (Rule{}), s.AllOf != nil, s.AnyOf != nil} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		return nil, fmt.Errorf("a filter is one rule, all_of or any_of; this one has %d of them", given)
+	}
+	if s.Rule != (Rule{}) {
+		c, err := s.compile()
+		if err != nil {
+			return nil, err
+		}
+		return &Filter{rules: []condition{c}}, nil
+	}
+	f, name, list := &Filter{}, "all_of", s.AllOf
+	if s.AnyOf != nil {
+		f.any, name, list = true, "any_of", s.AnyOf
+	}
+	if len(list) == 0 || len(list) > MaxRules {
+		return nil, fmt.Errorf("%s has 1 to %d rules, not %d", name, MaxRules, len(list))
+	}
+	var problems []error
+	for i, r := range list {
+		c, err := r.compile()
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s[%d]: %w", name, i, err))
+		}
+		f.rules = append(f.rules, c)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Match says whether the filter chooses the request. A rule that takes too long matches
+// nothing; the error then wraps [ErrSlow], and the other result is right all the same.
+func (f *Filter) Match(r *Request) (bool, error) {
+	var slow error
+	for _, c := range f.rules {
+		ok, err := c(r)
+		if err != nil {
+			slow = err
+		}
+		if ok == f.any {
+			return ok, slow
+		}
+	}
+	return !f.any, slow
+}
+
+func (r Rule) compile() (condition, error) {
+	given := 0
+	for _, text := range []string{r.Header, r.Path, r.Method, r.JQ} {
+		if text != "" {
+			given++
+		}
+	}
+	switch {
+	case given != 1:
+		return nil, fmt.Errorf("a rule has exactly one of header, path, method and jq; this one has %d of them", given)
+	case r.Header != "":
+		return compileHeader(r.Header)
+	case r.Path != "":
+		return compilePath(r.Path)
+	case r.JQ != "":
+		return compileJQ(r.JQ)
+	}
+	return func(q *Request) (bool, error) { return strings.EqualFold(q.Method, r.Method), nil }, nil
+}
+
+func compileHeader(text string) (condition, error) {
+	p, err := pattern.Compile(text, pattern.IgnoreCase)
+	if err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	return func(q *Request) (bool, error) { return anyMatch(p, q.Header) }, nil
+}
+
+func compilePath(text string) (condition, error) {
+	p, err := pattern.Compile(text, pattern.IgnoreCase)
+	if err != nil {
+		return nil, fmt.Errorf("path: %w", err)
+	}
+	return func(q *Request) (bool, error) {
+		path, _, hasQuery := strings.Cut(q.Target, "?")
+		if !hasQuery {
+			return anyMatch(p, []string{path})
+		}
+		return anyMatch(p, []string{path, q.Target})
+	}, nil
+}
+
+// anyMatch stops at a match that takes too long: the others would as well.
+func anyMatch(p *pattern.Pattern, texts []string) (bool, error) {
+	for _, s := range texts {
+		ok, err := p.Match(s)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", ErrSlow, err)
+		}
+		if ok {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// compileJQ reads a program without access to the environment or to modules.
+func compileJQ(text string) (condition, error) {
+	if len(text) > pattern.MaxLength {
+		return nil, fmt.Errorf("jq: the program has %d bytes; %d are the most", len(text), pattern.MaxLength)
+	}
+	q, err := gojq.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("jq: %w", err)
+	}
+	code, err := gojq.Compile(q)
+	if err != nil {
+		return nil, fmt.Errorf("jq: %w", err)
+	}
+	return func(r *Request) (bool, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), jqTimeout)
+		defer cancel()
+		for _, line := range r.Header {
+			if yieldsTrue(ctx, code, line) {
+				return true, nil
+			}
+			if ctx.Err() != nil {
+				return false, fmt.Errorf("%w: the jq program", ErrSlow)
+			}
+		}
+		return false, nil
+	}, nil
+}
+
+// yieldsTrue reports whether true is among what the program yields. A program that fails for
+// a line does not match it.
+func yieldsTrue(ctx context.Context, code *gojq.Code, line string) bool {
+	iter := code.RunWithContext(ctx, line)
+	for {
+		v, ok := iter.Next()
+		if !ok {
+			return false
+		}
+		switch v := v.(type) {
+		case bool:
+			if v {
+				return true
+			}
+		case error:
+			return false
+		}
+	}
+}
