@@ -88,6 +88,9 @@ func describe(e incoming.Event) Event {
 	case incoming.Failed:
 		out.Kind, out.Warning = "port-failed", true
 		out.Text = fmt.Sprintf("%s of the target can't be taken: %v", port, e.Err)
+		if e.Waiting {
+			out.Text += "; it will be when that session gives it up"
+		}
 	case incoming.GivenBack:
 		out.Kind = "port-given-back"
 		out.Text = fmt.Sprintf("nobody listens locally: %s is the target's again", port)

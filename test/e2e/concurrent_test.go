@@ -8,7 +8,7 @@ import (
 )
 
 // TestTwoSessionsStealOnePort: the second is told so and changes nothing, whichever way its
-// agent came; once the first has ended, the port can be had again.
+// agent came; once the first has ended, the port is the next one's that waits for it.
 func TestTwoSessionsStealOnePort(t *testing.T) {
 	s := newStage(t)
 	s.deploy(t, shop+"---"+client, "deployment/shop", "pod/client")
@@ -42,11 +42,12 @@ func TestTwoSessionsStealOnePort(t *testing.T) {
 		late.stop()
 		answers("first")
 	}
+	waiting := steal("second", "18080", second, false)
+	waiting.event("it waits", func(l progress.Line) bool { return l.Event == "port-failed" && strings.Contains(l.Text, "it will be when") })
+	answers("first")
 	first.stop()
-	answers(pod)
-	again := steal("second", "18080", second, false)
-	again.subscribed(8080)
+	waiting.subscribed(8080)
 	answers("second")
-	again.stop()
+	waiting.stop()
 	answers(pod)
 }

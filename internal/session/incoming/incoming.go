@@ -28,6 +28,12 @@ import (
 // server which says "ready" usually has the port. The subscription goes on without it.
 const listenPatience = 3 * time.Second
 
+// Pauses between attempts to take a port that another session has.
+const (
+	takenPauseMin = 250 * time.Millisecond
+	takenPauseMax = 5 * time.Second
+)
+
 // Agent takes ports of the target, and gives them back.
 type Agent interface {
 	Subscribe(ctx context.Context, s wire.Subscribe) (moved int, err error)
@@ -61,6 +67,9 @@ type Event struct {
 	// Moved counts established connections that were ended so that they come back.
 	Moved int
 	Err   error
+	// Waiting says that a port which could not be taken is another session's: it will be
+	// taken when that session gives it up, which is a Subscribed event.
+	Waiting bool
 }
 
 // Options are what [New] needs besides the agent.
@@ -112,6 +121,7 @@ type port struct {
 	// no news.
 	listened uint64
 	active   bool
+	waiting  bool // for another session to give it up: see [Ports.await]
 }
 
 // New makes the subscriptions of a session; none are active until the process listens.
@@ -250,10 +260,19 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 	if !slices.Contains(q.listeners, listener) {
 		q.listeners = append(q.listeners, listener)
 	}
-	if q.active {
+	if q.active || q.waiting {
 		return
 	}
-	e := Event{Kind: Subscribed, Mode: p.mode, Local: listener.Port(), Remote: q.remote}
+	e := p.subscribe(q)
+	if q.waiting = errors.Is(e.Err, syscall.EADDRINUSE); q.waiting {
+		e.Waiting = p.spawn(func() { p.await(q) })
+	}
+	p.report(e)
+}
+
+// subscribe asks the agent for a port, which somebody listens on.
+func (p *Ports) subscribe(q *port) Event {
+	e := Event{Kind: Subscribed, Mode: p.mode, Local: q.listeners[0].Port(), Remote: q.remote}
 	e.Moved, e.Err = p.agent.Subscribe(p.ctx, wire.Subscribe{
 		Port: q.remote, Mode: p.mode, Probes: p.opts.Probes[q.remote], ProbeSources: p.opts.ProbeSources,
 	})
@@ -261,7 +280,39 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 		e.Kind = Failed
 	}
 	q.active = e.Err == nil
-	p.report(e)
+	return e
+}
+
+// await takes a port as soon as the session that has it gives it up, unless this session ends
+// before.
+func (p *Ports) await(q *port) {
+	for pause := takenPauseMin; ; pause = min(2*pause, takenPauseMax) {
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-p.ctx.Done():
+			t.Stop()
+			return
+		}
+		if !p.takeFree(q) {
+			return
+		}
+	}
+}
+
+// takeFree takes a port if it is free by now, and says whether to go on waiting.
+func (p *Ports) takeFree(q *port) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.listeners) == 0 {
+		q.waiting = false
+		return false
+	}
+	e := p.subscribe(q)
+	if q.waiting = errors.Is(e.Err, syscall.EADDRINUSE); !q.waiting {
+		p.report(e)
+	}
+	return q.waiting
 }
 
 // giveBack returns a port on which nobody listened, unless somebody has since.

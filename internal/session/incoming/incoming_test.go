@@ -103,6 +103,13 @@ func (r *recorder) Unsubscribe(_ context.Context, port uint16) error {
 	return nil
 }
 
+// fail sets what the agent answers from now on.
+func (r *recorder) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+}
+
 func (r *recorder) all() []any {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,6 +162,62 @@ func TestFailedSubscriptionIsTriedAgain(t *testing.T) {
 	p.Listening(l)
 	if len(events) != 2 || events[0].Kind != incoming.Failed || events[0].Err == nil || events[1].Kind != incoming.Subscribed {
 		t.Errorf("events %+v", events)
+	}
+}
+
+// TestTakenPortIsTakenLater: a port that another session has is asked for until it is free, with
+// one event when that begins and one when it ends.
+func TestTakenPortIsTakenLater(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(*testing.T, *recorder, *incoming.Ports)
+		want []incoming.Event
+	}{
+		{"free", func(_ *testing.T, r *recorder, _ *incoming.Ports) { r.fail(nil) }, []incoming.Event{{Kind: incoming.Subscribed, Moved: 3}}},
+		{"another failure", func(_ *testing.T, r *recorder, _ *incoming.Ports) { r.fail(syscall.EPERM) }, []incoming.Event{{Kind: incoming.Failed, Moved: 3, Err: syscall.EPERM}}},
+		{"the session ends", func(t *testing.T, _ *recorder, p *incoming.Ports) {
+			if !p.Drain(t.Context()) {
+				t.Error("it was not drained")
+			}
+		}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &recorder{err: &remote.RequestError{Text: "taken", Errno: syscall.EADDRINUSE}}
+				var mu sync.Mutex
+				var events []incoming.Event
+				p := incoming.New(quiet(), r, incoming.Options{
+					Config: config.Incoming{Mode: config.IncomingSteal},
+					Report: func(e incoming.Event) { mu.Lock(); defer mu.Unlock(); events = append(events, e) },
+				})
+				defer p.Close()
+				for _, l := range []string{"0.0.0.0:80", "[::]:80", "0.0.0.0:80"} {
+					p.Listening(netip.MustParseAddrPort(l))
+				}
+				if len(events) != 1 || events[0].Kind != incoming.Failed || !events[0].Waiting {
+					t.Fatalf("events %+v, want one that says that it is waiting", events)
+				}
+				time.Sleep(time.Hour)
+				if n := len(r.all()); n < 10 || n > 3600 {
+					t.Errorf("the agent was asked %d times in an hour", n)
+				}
+				test.end(t, r, p)
+				time.Sleep(10 * time.Second)
+				asked := len(r.all())
+				time.Sleep(time.Hour)
+				if n := len(r.all()); n != asked {
+					t.Errorf("the agent was asked %d more times", n-asked)
+				}
+				for i := range test.want {
+					test.want[i].Mode, test.want[i].Local, test.want[i].Remote = wire.Steal, 80, 80
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if diff := cmp.Diff(test.want, events[1:], cmpopts.EquateEmpty(), cmpopts.EquateErrors()); diff != "" {
+					t.Errorf("events (-want +got):\n%s", diff)
+				}
+			})
+		})
 	}
 }
 
