@@ -31,7 +31,7 @@ func (e *Enforcer) Subscribe(mode string, f *HTTPFilter) error {
 	switch mode {
 	case Mirror:
 		r.Action = "mirroring incoming traffic"
-		r.add(e.incoming.Mirror, blockMirror, `Set "feature.network.incoming.mode" to "steal" or "off".`)
+		r.add(CodeBlocked, e.incoming.Mirror, blockMirror, `Set "feature.network.incoming.mode" to "steal" or "off".`)
 	case Steal:
 		e.steal(r, f)
 	default:
@@ -52,7 +52,7 @@ func (f *Features) lacks(field, value string) Cause {
 	if f.Profile != "" {
 		rule += fmt.Sprintf(", with profile %q", f.Profile)
 	}
-	return Cause{Rule: rule, Next: "Start a session that asks for it; a client must not do more than its session was created for."}
+	return Cause{Code: CodeNotRequested, Rule: rule, Next: "Start a session that asks for it; a client must not do more than its session was created for."}
 }
 
 // Resolve says whether the session may have names resolved in the target. The error is a
@@ -70,22 +70,22 @@ func (e *Enforcer) Resolve() error {
 func (e *Enforcer) steal(r *Refusal, f *HTTPFilter) {
 	in := e.incoming
 	r.Action = "stealing incoming traffic"
-	r.add(in.Steal, blockSteal, `Set "feature.network.incoming.mode" to "mirror" or "off".`)
+	r.add(CodeBlocked, in.Steal, blockSteal, `Set "feature.network.incoming.mode" to "mirror" or "off".`)
 	if len(r.Causes) > 0 {
 		return // no filter would help
 	}
 	if f == nil {
 		r.Action = "stealing incoming traffic without an HTTP filter"
-		r.add(in.StealWithoutFilter, blockStealWithoutFilter, `Add an HTTP filter, such as "feature.network.incoming.http_filter.header_filter"; its "ports" must have all ports that are stolen.`)
+		r.add(CodeBlocked, in.StealWithoutFilter, blockStealWithoutFilter, `Add an HTTP filter, such as "feature.network.incoming.http_filter.header_filter"; its "ports" must have all ports that are stolen.`)
 		for _, h := range in.HeaderFilters {
-			r.add([]string{h.Policy}, headerRule(h), headerNext(h))
+			r.add(CodeHeaderFilter, []string{h.Policy}, headerRule(h), headerNext(h))
 		}
 		return
 	}
 	r.Action = "stealing incoming traffic with this HTTP filter"
 	for i, h := range in.HeaderFilters {
 		if !f.obeys(e.headers[i]) {
-			r.add([]string{h.Policy}, headerRule(h), headerNext(h))
+			r.add(CodeHeaderFilter, []string{h.Policy}, headerRule(h), headerNext(h))
 		}
 	}
 }
@@ -96,9 +96,9 @@ func headerNext(h HeaderRule) string {
 	return fmt.Sprintf(`Set "feature.network.incoming.http_filter.header_filter" to a text that %q matches. In "all_of" one header must match, in "any_of" every alternative must be a header that matches.`, h.Pattern)
 }
 
-func (r *Refusal) add(policies []string, rule, next string) {
+func (r *Refusal) add(code Code, policies []string, rule, next string) {
 	for _, p := range policies {
-		r.Causes = append(r.Causes, Cause{Policy: p, Rule: rule, Next: next})
+		r.Causes = append(r.Causes, Cause{Code: code, Policy: p, Rule: rule, Next: next})
 	}
 }
 
@@ -158,13 +158,13 @@ func (e *Enforcer) Dial(proto string, dst netip.AddrPort, names []string) error 
 	for _, o := range e.outgoing {
 		if i := firstMatch(o.block, d, true); i >= 0 {
 			causes = append(causes, Cause{
-				Policy: o.policy, Rule: o.block[i].text,
+				Code: CodeDestination, Policy: o.policy, Rule: o.block[i].text,
 				Next: "Connect to another destination, or let this one stay local, with \"feature.network.outgoing.filter\".",
 			})
 		}
 		if len(o.allow) > 0 && firstMatch(o.allow, d, false) < 0 {
 			causes = append(causes, Cause{
-				Policy: o.policy, Rule: fieldAllow + ": no rule matches",
+				Code: CodeDestination, Policy: o.policy, Rule: fieldAllow + ": no rule matches",
 				Next: "Connect to a destination that the policy allows, or let this one stay local, with \"feature.network.outgoing.filter\".",
 			})
 		}

@@ -13,8 +13,24 @@ type Refusal struct {
 	Causes []Cause `json:"causes"`
 }
 
+// Code says what kind of rule refused something, for callers that branch.
+type Code string
+
+// The codes of a [Cause].
+const (
+	// CodeBlocked: the policy blocks the feature.
+	CodeBlocked Code = "Blocked"
+	// CodeHeaderFilter: the HTTP filter is not as the policy demands.
+	CodeHeaderFilter Code = "HeaderFilter"
+	// CodeDestination: the policy does not let the session go to the destination.
+	CodeDestination Code = "Destination"
+	// CodeNotRequested: the session was created without the feature.
+	CodeNotRequested Code = "NotRequested"
+)
+
 // Cause is one rule of one policy that refuses something.
 type Cause struct {
+	Code Code `json:"code"`
 	// Policy is "NAME" of a cluster-wide policy, or "NAMESPACE/NAME". It is empty when no
 	// policy refuses, but the session did not ask for it when it was created.
 	Policy string `json:"policy,omitempty"`

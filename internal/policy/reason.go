@@ -25,6 +25,8 @@ const (
 	// CodeProfileUnusable: the session's profile is malformed, missing, for another
 	// namespace, or for a newer version. No policy refuses this either.
 	CodeProfileUnusable Code = "ProfileUnusable"
+	// CodeFeatures: the features that the client sent make no sense.
+	CodeFeatures Code = "Features"
 	// CodePolicyInvalid: the policy itself can't be read.
 	CodePolicyInvalid Code = "PolicyInvalid"
 )
