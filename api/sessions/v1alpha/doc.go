@@ -14,5 +14,7 @@
 //
 // +kubebuilder:object:generate=true
 // +k8s:register-gen=package
+// +k8s:openapi-gen=true
+// +k8s:openapi-model-package=co.metalbear.mirrord.sessions.v1alpha
 // +groupName=sessions.mirrord.metalbear.co
 package v1alpha

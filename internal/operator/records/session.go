@@ -1,0 +1,72 @@
+package records
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	records "github.com/mirrord-go/mirrord/api/records/v1alpha"
+	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+)
+
+// Session is a record as users see it. It shares memory with the record.
+func Session(r *records.SessionRecord) *sessions.Session {
+	s := &sessions.Session{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: r.Name, Namespace: r.Namespace, UID: r.UID, ResourceVersion: r.ResourceVersion,
+			CreationTimestamp: r.CreationTimestamp, DeletionTimestamp: r.DeletionTimestamp,
+			Labels: r.Labels, Annotations: r.Annotations,
+		},
+		Spec: r.Spec, Status: r.Status,
+	}
+	return s
+}
+
+// SessionList is a list of records as users see it.
+func SessionList(l *records.SessionRecordList) *sessions.SessionList {
+	out := &sessions.SessionList{ListMeta: l.ListMeta, Items: make([]sessions.Session, len(l.Items))}
+	for i := range l.Items {
+		out.Items[i] = *Session(&l.Items[i])
+	}
+	return out
+}
+
+// End marks a record as ended. It returns [ErrUnchanged] when it has ended already.
+func End(r *records.SessionRecord, now time.Time, by, reason, text string) error {
+	if r.Status.Phase == sessions.SessionEnded {
+		return ErrUnchanged
+	}
+	r.Status.Phase = sessions.SessionEnded
+	r.Status.End = &sessions.SessionEnd{Time: metav1.NewTime(now), By: by, Reason: reason, Text: text}
+	return nil
+}
+
+// maxNotices is how many notices a record keeps.
+const maxNotices = 16
+
+// Levels of a notice.
+const (
+	Info    = "info"
+	Warning = "warning"
+)
+
+// Notify adds a notice for the session's user.
+func Notify(r *records.SessionRecord, now time.Time, level, text string) {
+	n := append(r.Status.Notices, sessions.Notice{Time: metav1.NewTime(now), Level: level, Text: text})
+	r.Status.Notices = n[max(0, len(n)-maxNotices):]
+}
+
+// Reasons for an end, as in [sessions.SessionEnd].
+const (
+	ReasonDeleted        = "Deleted"
+	ReasonPolicyChanged  = "PolicyChanged"
+	ReasonProfileChanged = "ProfileChanged"
+	ReasonTargetGone     = "TargetGone"
+	ReasonClientGone     = "ClientGone"
+	ReasonTimeLimit      = "TimeLimit"
+	// ReasonCompleted is a client that said goodbye.
+	ReasonCompleted = "Completed"
+)
+
+// Operator is who ends sessions when no user does.
+const Operator = "operator"
