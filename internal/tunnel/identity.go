@@ -106,6 +106,26 @@ func (e *PeerError) Error() string {
 
 // tlsConfig trusts exactly one key, whatever the certificate around it says.
 func (id *Identity) tlsConfig(peer Fingerprint) *tls.Config {
+	return id.TLSConfig(alpn, only(peer))
+}
+
+// alpn names the tunnel among protocols over TLS.
+const alpn = "mirrord-go/1"
+
+// only accepts one key, and says with a [PeerError] that another one is not it.
+func only(peer Fingerprint) func(Fingerprint) error {
+	return func(got Fingerprint) error {
+		if got != peer {
+			return &PeerError{Want: peer, Got: got}
+		}
+		return nil
+	}
+}
+
+// TLSConfig returns the configuration of either side of a TLS 1.3 connection in which id is
+// shown and the peer is known by its key alone: accept decides, and its error fails the
+// handshake. Both sides have to name the same protocol (ALPN, RFC 7301).
+func (id *Identity) TLSConfig(protocol string, accept func(peer Fingerprint) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{id.cert},
@@ -113,18 +133,14 @@ func (id *Identity) tlsConfig(peer Fingerprint) *tls.Config {
 		SessionTicketsDisabled: true,
 		// Small records are for browsers that can show a part of a page.
 		DynamicRecordSizingDisabled: true,
-		NextProtos:                  []string{"mirrord-go/1"},
+		NextProtos:                  []string{protocol},
 		// Verification is by key, below: there is no authority and no name to check.
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection pins the peer's key
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			if len(cs.PeerCertificates) == 0 {
 				return errors.New("the peer showed no certificate")
 			}
-			got := Fingerprint(sha256.Sum256(cs.PeerCertificates[0].RawSubjectPublicKeyInfo))
-			if got != peer {
-				return &PeerError{Want: peer, Got: got}
-			}
-			return nil
+			return accept(sha256.Sum256(cs.PeerCertificates[0].RawSubjectPublicKeyInfo))
 		},
 	}
 }
