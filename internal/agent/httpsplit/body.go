@@ -1,0 +1,85 @@
+package httpsplit
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// maxChunkLine bounds the line of a chunk's size with its extensions, and each line of a trailer.
+const maxChunkLine = 4 << 10
+
+// copyBody copies a message's body as it stands on the wire. A body that can't be followed
+// gives an error that wraps [errUnclear]; everything read until then has been written.
+func copyBody(dst io.Writer, src *bufio.Reader, h *head) error {
+	switch h.body {
+	case byLength:
+		_, err := io.CopyN(dst, src, h.length)
+		return err
+	case chunked:
+		return copyChunks(dst, src)
+	case untilClose:
+		_, err := io.Copy(dst, src)
+		return err
+	}
+	return nil
+}
+
+// copyChunks copies a body of chunks with its trailer (RFC 9112, section 7.1).
+func copyChunks(dst io.Writer, src *bufio.Reader) error {
+	for {
+		line, err := copyLine(dst, src)
+		if err != nil {
+			return err
+		}
+		size, err := chunkSize(line)
+		if err != nil {
+			return err
+		}
+		if size == 0 {
+			break
+		}
+		if _, err := io.CopyN(dst, src, size); err != nil {
+			return err
+		}
+		if line, err = copyLine(dst, src); err != nil {
+			return err
+		}
+		if len(line) > 0 {
+			return fmt.Errorf("%w: a chunk is longer than it says", errUnclear)
+		}
+	}
+	for {
+		if line, err := copyLine(dst, src); err != nil || len(line) == 0 {
+			return err
+		}
+	}
+}
+
+func chunkSize(line []byte) (int64, error) {
+	digits, _, _ := strings.Cut(string(line), ";")
+	size, err := strconv.ParseUint(strings.TrimRight(digits, " \t"), 16, 62)
+	if err != nil {
+		return 0, fmt.Errorf("%w: the size of a chunk is %q", errUnclear, digits)
+	}
+	return int64(size), nil
+}
+
+// copyLine copies one line and returns it without its end.
+func copyLine(dst io.Writer, src *bufio.Reader) ([]byte, error) {
+	line, err := src.ReadSlice('\n')
+	if _, werr := dst.Write(line); werr != nil {
+		return nil, werr
+	}
+	if errors.Is(err, bufio.ErrBufferFull) || len(line) > maxChunkLine {
+		return nil, fmt.Errorf("%w: a line of a chunked body has more than %d bytes", errUnclear, maxChunkLine)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")), nil
+}

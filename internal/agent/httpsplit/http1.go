@@ -1,0 +1,310 @@
+package httpsplit
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// patience is how long a response may take before the client is watched for its end. Most are
+// faster, and watching costs a goroutine.
+const patience = 500 * time.Millisecond
+
+// badGateway answers a request whose destination ended without a response.
+const badGateway = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+
+const noResponse = "mirrord: the local process ended the connection without a response.\n"
+
+// http1 serves requests one after the other, as HTTP/1 has them on a connection (RFC 9112,
+// section 9.3.2): pipelined ones wait.
+func (s *splitter) http1() error {
+	for {
+		if err := s.awaitRequest(); err != nil {
+			return ended(err)
+		}
+		req, err := readRequest(s.in)
+		switch {
+		case errors.Is(err, errUnclear):
+			return s.rawToApp(req.raw)
+		case err != nil && len(req.raw) > 0 && errors.Is(err, io.EOF):
+			return s.rawToApp(req.raw) // half a request: the application decides what that means
+		case err != nil:
+			return ended(err)
+		}
+		again, err := s.exchange(req)
+		if err != nil || !again {
+			return ended(err)
+		}
+	}
+}
+
+// awaitRequest returns when the client has sent something. An application that closes an idle
+// connection closes the client's: it is the client's only sign not to use it any more. Another
+// destination that does so is dialled again when it is needed.
+func (s *splitter) awaitRequest() error {
+	if s.in.Buffered() > 0 {
+		return nil
+	}
+	idle := s.watchIdle()
+	_, err := s.in.Peek(1)
+	appClosed := s.stopIdle(idle)
+	if err != nil && s.in.Buffered() > 0 {
+		err = nil
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if appClosed {
+		return io.EOF
+	}
+	_, err = s.in.Peek(1)
+	return err
+}
+
+func (s *splitter) watchIdle() (idle []*watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d, u := range s.upstreams {
+		idle = append(idle, watch(u, u.in, func(error) {
+			if d == s.o.App {
+				_ = s.client.SetReadDeadline(past())
+			}
+		}))
+	}
+	return idle
+}
+
+// stopIdle ends the watch, forgets the connections that have ended, and says whether that of
+// the application has.
+func (s *splitter) stopIdle(idle []*watcher) (appClosed bool) {
+	for _, w := range idle {
+		if w.stop() != nil {
+			u := w.conn.(*upstream)
+			appClosed = appClosed || u.dst == s.o.App
+			s.drop(u)
+		}
+	}
+	_ = s.client.SetReadDeadline(time.Time{})
+	return appClosed
+}
+
+// exchange carries one request and its response. Again says that the connection can carry
+// another one.
+func (s *splitter) exchange(req *head) (again bool, err error) {
+	u, fresh, err := s.send(req)
+	if u == nil {
+		return false, err
+	}
+	if !fresh && req.repeatable() {
+		// It may have ended just now, before it saw the request.
+		if err := s.awaitResponse(u, true); err != nil && s.ctx.Err() == nil {
+			s.drop(u)
+			if u, _, err = s.send(req); u == nil {
+				return false, err
+			}
+		}
+	}
+	// The rest of the request goes on while the response comes.
+	var sent chan error
+	if req.body != noBody {
+		sent = make(chan error, 1)
+		go func() { sent <- copyBody(u, s.in, req) }()
+	}
+	resp, raw, err := s.respond(u, req, sent == nil)
+	if raw {
+		return false, s.join(u, sent)
+	}
+	if err != nil || resp == nil || !resp.persists(req) {
+		return false, s.finish(u, sent, errors.Join(err))
+	}
+	if sent != nil {
+		if req.expects {
+			// The response came without the body being asked for, perhaps: whether it still
+			// comes, only the client knows.
+			select {
+			case err := <-sent:
+				return err == nil, err
+			default:
+				return false, s.finish(u, sent, nil)
+			}
+		}
+		if err := <-sent; err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// send dials a request's destination and sends the head. The application gets what the chosen
+// one does not take. Without a connection, the error is nil when the request has been answered.
+func (s *splitter) send(req *head) (u *upstream, fresh bool, err error) {
+	d := s.o.Choose(req.request())
+	if d == nil {
+		d = s.o.App
+	}
+	for {
+		u, fresh, err := s.to(d)
+		if err == nil {
+			if _, err = u.Write(req.raw); err == nil {
+				return u, fresh, nil
+			}
+			s.drop(u)
+		}
+		switch {
+		case err != nil && !fresh && u != nil:
+			// A kept connection that has ended in the meantime has not seen the request.
+			continue
+		case d != s.o.App && u == nil:
+			d = s.o.App
+			continue
+		case u != nil:
+			// A part of the request may have been seen.
+			err = s.unanswered(d, err)
+		}
+		return nil, false, err
+	}
+}
+
+// respond carries the response, with interim ones before it. Raw says that HTTP has ended
+// on this connection, by an upgrade or because the rest can't be followed; what was read has
+// been passed on. A nil response without an error has been answered here.
+func (s *splitter) respond(u *upstream, req *head, watchable bool) (resp *head, raw bool, err error) {
+	for first := true; ; first = false {
+		if err := s.awaitResponse(u, watchable); err != nil {
+			if first {
+				return nil, false, s.unanswered(u.dst, err)
+			}
+			return nil, false, err
+		}
+		h, code, err := readResponse(u.in, req)
+		switch {
+		case errors.Is(err, errUnclear):
+			_, err := s.client.Write(h.raw)
+			return nil, err == nil, err
+		case err != nil:
+			_, _ = s.client.Write(h.raw)
+			return nil, false, err
+		}
+		if code >= 200 {
+			h.raw = s.mark(h.raw, u.dst)
+		}
+		if err := s.pass(h, u.in); err != nil {
+			return nil, errors.Is(err, errUnclear), err
+		}
+		switch {
+		case code == 101, req.start[0] == "CONNECT" && code/100 == 2:
+			return h, true, nil
+		case code >= 200:
+			return h, false, nil
+		}
+	}
+}
+
+// unanswered answers in the place of a chosen destination. The application's silence stays its own.
+func (s *splitter) unanswered(d Destination, err error) error {
+	if d == s.o.App || s.ctx.Err() != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.client, badGateway, len(noResponse), noResponse)
+	return err
+}
+
+// pass writes a message to the client, in one piece when it is there.
+func (s *splitter) pass(h *head, in *bufio.Reader) error {
+	out := h.raw
+	if h.body == byLength {
+		n := int(min(int64(in.Buffered()), h.length))
+		b, _ := in.Peek(n)
+		out = append(out, b...)
+		_, _ = in.Discard(n)
+		h.length -= int64(n)
+	}
+	if _, err := s.client.Write(out); err != nil {
+		return err
+	}
+	return copyBody(s.client, in, h)
+}
+
+// awaitResponse returns when the upstream has something to say. If that takes long, the client
+// is watched: its end ends the upstream's direction, as it would without us.
+func (s *splitter) awaitResponse(u *upstream, watchable bool) error {
+	if !watchable || u.in.Buffered() > 0 || s.in.Buffered() > 0 {
+		_, err := u.in.Peek(1)
+		return err
+	}
+	_ = u.SetReadDeadline(time.Now().Add(patience))
+	_, err := u.in.Peek(1)
+	_ = u.SetReadDeadline(time.Time{})
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	w := watch(s.client, s.in, func(err error) {
+		if errors.Is(err, io.EOF) {
+			_ = u.CloseWrite()
+		} else {
+			_ = u.SetDeadline(past())
+		}
+	})
+	_, err = u.in.Peek(1)
+	_ = w.stop()
+	return err
+}
+
+// join goes on without HTTP.
+func (s *splitter) join(u *upstream, sent chan error) error {
+	if sent != nil {
+		// Its bytes come first. A body without an end is what the connection has become.
+		if err := <-sent; err != nil && !errors.Is(err, errUnclear) {
+			return err
+		}
+	}
+	return s.raw(u, nil)
+}
+
+// finish ends a connection after its last response: the client may still be sending the
+// request's body, which nobody reads any more.
+func (s *splitter) finish(u *upstream, sent chan error, err error) error {
+	_ = s.client.CloseWrite()
+	if sent != nil {
+		_ = s.client.SetReadDeadline(past())
+		_ = u.SetDeadline(past())
+		<-sent
+	}
+	return err
+}
+
+// watcher waits for a connection's next byte or its end, beside what the owner does.
+type watcher struct {
+	conn net.Conn
+	done chan struct{}
+	err  error
+}
+
+// watch calls gone when the reader of a connection fails before stop. Nobody else may read until
+// then.
+func watch(c net.Conn, r *bufio.Reader, gone func(error)) *watcher {
+	w := &watcher{conn: c, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		if _, err := r.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			w.err = err
+			gone(err)
+		}
+	}()
+	return w
+}
+
+// stop ends the watch and returns why the connection had ended, if it had.
+func (w *watcher) stop() error {
+	_ = w.conn.SetReadDeadline(past())
+	<-w.done
+	_ = w.conn.SetReadDeadline(time.Time{})
+	return w.err
+}
+
+// past is a deadline that has passed.
+func past() time.Time { return time.Unix(1, 0) }

@@ -1,0 +1,207 @@
+// Package httpsplit serves HTTP connections whose requests go different ways: those that a
+// filter chooses to a session's process, all others to the application that the connection
+// was meant for.
+//
+// HTTP/1 is split request by request, also on one connection that is kept alive. The package
+// reads just as much of a message as it needs to know where it ends; the bytes themselves
+// pass through as they came, header lines in their order and spelling. A connection that is
+// not HTTP, or whose messages can't be told apart with certainty (RFC 9112, sections 6.3 and
+// 11.2), goes to the application from there on: that is what would have happened without us.
+//
+// HTTP/2 (RFC 9113, with prior knowledge) is split stream by stream.
+package httpsplit
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
+	"github.com/mirrord-go/mirrord/internal/pipe"
+)
+
+// Conn is a connection whose directions end one at a time.
+type Conn interface {
+	net.Conn
+	// CloseWrite ends the sending direction.
+	CloseWrite() error
+}
+
+// Destination is where requests go. Values are compared: one connection of a client has at
+// most one connection to each of them.
+type Destination interface {
+	// Dial opens a connection.
+	Dial(ctx context.Context) (Conn, error)
+}
+
+// Options say where requests go.
+type Options struct {
+	// App is the application that the connection was meant for.
+	App Destination
+	// Choose returns where a request goes instead, or nil for the application. It is called
+	// once for each request, from one goroutine for each connection, or one for each stream.
+	Choose func(*httpfilter.Request) Destination
+	// Mark, when not nil, returns a header line for responses of a destination, such as
+	// "Server-Of: laptop", without line end; empty adds none.
+	Mark func(Destination) string
+}
+
+// preface starts an HTTP/2 connection (RFC 9113, section 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// Serve serves one connection until it has ended, and closes it and everything it opened. The
+// end of ctx ends it at once. A connection that ended as connections do is no error.
+func Serve(ctx context.Context, log *slog.Logger, client Conn, o Options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &splitter{
+		ctx: ctx, log: log, o: o, client: client,
+		in: bufio.NewReaderSize(client, bufferSize), upstreams: make(map[Destination]*upstream),
+	}
+	defer s.close()
+	stop := context.AfterFunc(ctx, s.abort)
+	defer stop()
+	if start, err := s.in.Peek(1); err != nil {
+		return ended(err)
+	} else if start[0] == preface[0] {
+		if start, _ = s.in.Peek(len(preface)); string(start) == preface {
+			return s.http2()
+		}
+	}
+	return s.http1()
+}
+
+// splitter is one connection of a client.
+type splitter struct {
+	ctx    context.Context //nolint:containedctx // of the connection
+	log    *slog.Logger
+	o      Options
+	client Conn
+	in     *bufio.Reader // of client
+
+	mu        sync.Mutex // of the map, for abort
+	upstreams map[Destination]*upstream
+}
+
+// upstream is the connection to one destination.
+type upstream struct {
+	Conn
+	dst Destination
+	in  *bufio.Reader
+}
+
+// to returns the connection to a destination, an open one if there is.
+func (s *splitter) to(d Destination) (u *upstream, fresh bool, err error) {
+	s.mu.Lock()
+	u = s.upstreams[d]
+	s.mu.Unlock()
+	if u != nil {
+		return u, false, nil
+	}
+	c, err := d.Dial(s.ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("dialling: %w", err)
+	}
+	u = &upstream{Conn: c, dst: d, in: bufio.NewReaderSize(c, bufferSize)}
+	s.mu.Lock()
+	s.upstreams[d] = u
+	s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		s.abort() // again, for the one that it has missed
+	}
+	return u, true, nil
+}
+
+// drop closes the connection to a destination.
+func (s *splitter) drop(u *upstream) {
+	s.mu.Lock()
+	delete(s.upstreams, u.dst)
+	s.mu.Unlock()
+	_ = u.Close()
+}
+
+// abort resets all connections: what was under way is not complete.
+func (s *splitter) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pipe.Reset(s.client)
+	for _, u := range s.upstreams {
+		pipe.Reset(u.Conn)
+	}
+}
+
+func (s *splitter) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = s.client.Close()
+	for _, u := range s.upstreams {
+		_ = u.Close()
+	}
+}
+
+// raw joins the client with a destination until both have ended. Held is what has been read
+// from the client already.
+func (s *splitter) raw(u *upstream, held []byte) error {
+	if len(held) > 0 {
+		if _, err := u.Write(held); err != nil {
+			return ended(err)
+		}
+	}
+	return ended(pipe.Join(s.ctx, &buffered{Conn: s.client, r: s.in}, &buffered{Conn: u.Conn, r: u.in}).Err)
+}
+
+// rawToApp is [splitter.raw] with the application.
+func (s *splitter) rawToApp(held []byte) error {
+	u, _, err := s.to(s.o.App)
+	if err != nil {
+		return err
+	}
+	return s.raw(u, held)
+}
+
+// buffered is a connection with a reader that holds its next bytes.
+type buffered struct {
+	Conn
+	r *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// Reset implements what [pipe.Conn] may have.
+func (b *buffered) Reset() error {
+	pipe.Reset(b.Conn)
+	return nil
+}
+
+// ended is nil for the errors with which connections end every day.
+func ended(err error) error {
+	var ne net.Error
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.As(err, &ne):
+		return nil
+	}
+	return err
+}
+
+var crlf = []byte("\r\n")
+
+// mark inserts the header line of a destination behind the first line of a response.
+func (s *splitter) mark(head []byte, d Destination) []byte {
+	if s.o.Mark == nil {
+		return head
+	}
+	line := s.o.Mark(d)
+	i := bytes.IndexByte(head, '\n')
+	if line == "" || i < 0 {
+		return head
+	}
+	out := make([]byte, 0, len(head)+len(line)+len(crlf))
+	out = append(append(out, head[:i+1]...), line...)
+	return append(append(out, crlf...), head[i+1:]...)
+}

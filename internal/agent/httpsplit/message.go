@@ -1,0 +1,233 @@
+package httpsplit
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
+)
+
+const (
+	bufferSize = 4 << 10
+	// maxHead bounds the lines in front of a message's body, in bytes. Servers allow 8 KiB to 1 MiB.
+	maxHead = 256 << 10
+)
+
+// errUnclear says that the bytes are not HTTP/1 as everybody reads it the same way.
+var errUnclear = errors.New("not clearly HTTP/1")
+
+// framing says where a message's body ends (RFC 9112, section 6.3).
+type framing uint8
+
+const (
+	noBody framing = iota
+	byLength
+	chunked
+	untilClose
+)
+
+// head is the part of a message before its body.
+type head struct {
+	raw []byte // as on the wire, with the empty line
+	// start has the words of the first line; of a response's reason nothing.
+	start [3]string
+	lines []string // "Name: value", in order
+
+	body   framing
+	length int64 // byLength
+	// minor is the version: 0 or 1.
+	minor            int
+	close, keepAlive bool // as Connection says
+	expects          bool // Expect: 100-continue
+}
+
+// readHead reads up to and with the empty line. What it read is in raw also when it fails.
+func readHead(r *bufio.Reader) (*head, error) {
+	h := &head{}
+	for {
+		line, err := r.ReadSlice('\n')
+		h.raw = append(h.raw, line...)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+		case err != nil:
+			return h, err
+		case len(bytes.TrimRight(line, "\r\n")) == 0 && !bytes.HasSuffix(h.raw[:len(h.raw)-len(line)], []byte("\n")):
+			// The end of a line longer than the buffer, or an empty line before the message,
+			// which servers skip (RFC 9112, section 2.2): too rare to follow.
+			if len(h.raw) == len(line) {
+				return h, errUnclear
+			}
+		case len(bytes.TrimRight(line, "\r\n")) == 0:
+			return h, h.parse()
+		}
+		if len(h.raw) > maxHead {
+			return h, fmt.Errorf("%w: a head of more than %d bytes", errUnclear, maxHead)
+		}
+	}
+}
+
+func (h *head) parse() error {
+	text := strings.TrimSuffix(strings.TrimSuffix(string(h.raw), "\n"), "\r")
+	first, rest, _ := strings.Cut(text, "\n")
+	words := strings.SplitN(strings.TrimSuffix(first, "\r"), " ", 3)
+	copy(h.start[:], words)
+	var length, transfer []string
+	for rest != "" {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\n")
+		line = strings.TrimSuffix(line, "\r")
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || !isToken(name) || strings.ContainsAny(line, "\r\x00") {
+			return errUnclear // folded lines, spaces before the colon: everybody reads them in their own way
+		}
+		value = strings.Trim(value, " \t")
+		h.lines = append(h.lines, name+": "+value)
+		switch strings.ToLower(name) {
+		case "content-length":
+			length = append(length, value)
+		case "transfer-encoding":
+			transfer = append(transfer, value)
+		case "connection":
+			h.connection(value)
+		case "expect":
+			h.expects = h.expects || strings.EqualFold(value, "100-continue")
+		}
+	}
+	return h.frame(length, transfer)
+}
+
+func (h *head) connection(value string) {
+	for option := range strings.SplitSeq(value, ",") {
+		switch strings.ToLower(strings.Trim(option, " \t")) {
+		case "close":
+			h.close = true
+		case "keep-alive":
+			h.keepAlive = true
+		}
+	}
+}
+
+// frame decides about the body from the header lines alone.
+func (h *head) frame(length, transfer []string) error {
+	switch {
+	case len(transfer) > 1, len(length) > 1, len(transfer) > 0 && len(length) > 0:
+		return errUnclear
+	case len(transfer) == 1:
+		if !strings.EqualFold(transfer[0], "chunked") {
+			return errUnclear
+		}
+		h.body = chunked
+	case len(length) == 1:
+		n, err := strconv.ParseUint(length[0], 10, 63)
+		if err != nil || length[0][0] == '+' {
+			return errUnclear
+		}
+		h.body, h.length = byLength, int64(n)
+		if n == 0 {
+			h.body = noBody
+		}
+	}
+	return nil
+}
+
+// readRequest reads the head of a request.
+func readRequest(r *bufio.Reader) (*head, error) {
+	h, err := readHead(r)
+	if err != nil {
+		return h, err
+	}
+	if !isToken(h.start[0]) || h.start[1] == "" {
+		return h, errUnclear
+	}
+	if h.minor, err = version(h.start[2]); err != nil {
+		return h, err
+	}
+	if h.minor == 0 && h.body == chunked {
+		return h, errUnclear
+	}
+	return h, nil
+}
+
+// readResponse reads the head of a response to a request.
+func readResponse(r *bufio.Reader, to *head) (h *head, code int, err error) {
+	if h, err = readHead(r); err != nil {
+		return h, 0, err
+	}
+	if h.minor, err = version(h.start[0]); err != nil {
+		return h, 0, err
+	}
+	code, err = strconv.Atoi(h.start[1])
+	if err != nil || len(h.start[1]) != 3 || code < 100 {
+		return h, 0, errUnclear
+	}
+	switch {
+	case to.start[0] == "HEAD", code < 200, code == 204, code == 304:
+		h.body = noBody
+	case h.body == noBody && h.length == 0 && !h.hasLength():
+		h.body = untilClose
+	}
+	return h, code, nil
+}
+
+func (h *head) hasLength() bool {
+	for _, l := range h.lines {
+		if name, _, _ := strings.Cut(l, ":"); strings.EqualFold(name, "content-length") {
+			return true
+		}
+	}
+	return false
+}
+
+// repeatable says that the request can be sent again when nothing came of it (RFC 9110, section
+// 9.2.2).
+func (h *head) repeatable() bool {
+	switch h.start[0] {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return h.body == noBody
+	}
+	return false
+}
+
+// request is what a filter sees.
+func (h *head) request() *httpfilter.Request {
+	return &httpfilter.Request{Method: h.start[0], Target: h.start[1], Header: h.lines}
+}
+
+// persists says whether the connection of a request can carry another one after this response
+// to it (RFC 9112, section 9.3).
+func (h *head) persists(to *head) bool {
+	switch {
+	case h.body == untilClose, h.close, to.close:
+		return false
+	case h.minor == 0 || to.minor == 0:
+		return h.keepAlive
+	}
+	return true
+}
+
+func version(s string) (minor int, err error) {
+	switch s {
+	case "HTTP/1.1":
+		return 1, nil
+	case "HTTP/1.0":
+		return 0, nil
+	}
+	return 0, errUnclear
+}
+
+// isToken is the rule "token" of RFC 9110, section 5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
