@@ -319,7 +319,7 @@ type OutgoingPort struct {
 	// +optional
 	Protocol Protocol `json:"protocol,omitempty"`
 
-	// port is the port's number; without it, all ports are meant.
+	// port is the port's number; without it, or with 0, all ports are meant.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=65535
