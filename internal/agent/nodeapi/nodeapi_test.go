@@ -285,18 +285,21 @@ func TestEvents(t *testing.T) {
 
 // TestServeEndsStreams: a reader that stays does not keep the agent from ending.
 func TestServeEndsStreams(t *testing.T) {
-	a := &agent{}
-	c := asking(t, a)
 	synced, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- c.Events(context.Background(), func(e Event) error { close(synced); return nil })
-	}()
-	<-synced
 	t.Cleanup(func() { // after the server's
 		if err := <-ended; err == nil {
 			t.Error("no error")
 		}
 	})
+	c := asking(t, &agent{})
+	go func() {
+		ended <- c.Events(context.Background(), func(Event) error { close(synced); return nil })
+	}()
+	select {
+	case <-synced:
+	case <-time.After(patience):
+		t.Error("no events")
+	}
 }
 
 func TestStrangers(t *testing.T) {

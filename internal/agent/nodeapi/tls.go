@@ -16,7 +16,7 @@ import (
 
 // What is spoken over TLS, by ALPN: one key never serves as another protocol's.
 const (
-	apiProtocol     = "mirrord-node/1"
+	apiProtocol     = "http/1.1"
 	carrierProtocol = "mirrord-carrier/1"
 )
 
