@@ -14,6 +14,8 @@ var files embed.FS
 
 // The names of the files.
 const (
+	ClusterPolicies = "policies.mirrord.metalbear.co_mirrordclusterpolicies.yaml"
+	Policies        = "policies.mirrord.metalbear.co_mirrordpolicies.yaml"
 	ClusterProfiles = "profiles.mirrord.metalbear.co_mirrordclusterprofiles.yaml"
 	Profiles        = "profiles.mirrord.metalbear.co_mirrordprofiles.yaml"
 )

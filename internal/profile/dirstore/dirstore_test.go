@@ -2,7 +2,6 @@ package dirstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/mirrord-go/mirrord/api/profiles/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/manifest"
 	"github.com/mirrord-go/mirrord/internal/profile"
 )
 
@@ -239,7 +239,7 @@ func TestFolderErrors(t *testing.T) {
 	if _, err := folder(t, good).List(ctx, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled call: %v", err)
 	}
-	large := folder(t, "-- large.yaml --\n#"+strings.Repeat("x", MaxFileSize))
+	large := folder(t, "-- large.yaml --\n#"+strings.Repeat("x", manifest.MaxFileSize))
 	if _, err := large.List(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "larger than 4 MiB") {
 		t.Errorf("a large file: %v", err)
 	}
@@ -264,38 +264,4 @@ func TestExamples(t *testing.T) {
 			t.Errorf("no example uses %s", change)
 		}
 	}
-}
-
-// FuzzParse holds that no text makes the parser or the checks fail in another way than by
-// a problem, and that problems point into the text.
-func FuzzParse(f *testing.F) {
-	for _, file := range txtar.Parse([]byte(good)).Files {
-		f.Add(string(file.Data))
-	}
-	f.Add("#.\r!")
-	f.Add("\n\n?\n\n?")
-	f.Add("a: &a [*a]\n---\n--- x\n")
-	f.Add(`{"apiVersion":"profiles.mirrord.metalbear.co/v1alpha","kind":"MirrordProfile","metadata":[],"spec":{"featureAdjustments":[null]}}`)
-	schemas, err := loadSchemas()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		documents, problems := parse([]byte(text))
-		c := checker{schemas: schemas, first: map[profile.Ref]string{}, problems: problems}
-		for _, d := range documents {
-			if _, err := json.Marshal(d.object); err != nil {
-				t.Errorf("a document is no JSON: %v", err)
-			}
-			c.object("file", d, "", d.object)
-		}
-		for _, p := range c.problems {
-			// YAML ends lines at more characters than editors do.
-			lines := 1 + strings.Count(text, "\n") + strings.Count(text, "\r") +
-				strings.Count(text, "\u0085") + strings.Count(text, "\u2028") + strings.Count(text, "\u2029")
-			if p.Line < 1 || p.Line > lines {
-				t.Errorf("%v, but the text has %d lines", p, lines)
-			}
-		}
-	})
 }

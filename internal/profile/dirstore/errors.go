@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/manifest"
 )
 
 // FolderError says that the folder itself cannot be read.
@@ -34,20 +36,7 @@ func (e *FolderError) Hint() string {
 }
 
 // Problem is one thing that is wrong in a folder.
-type Problem struct {
-	File string
-	// Line is counted from 1; zero when the whole file is meant.
-	Line    int
-	Message string
-}
-
-// String is one line: "profiles/base.yaml:7: MESSAGE".
-func (p Problem) String() string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Message
-	}
-	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Message)
-}
+type Problem = manifest.Problem
 
 // InvalidError says that manifests of a folder are wrong, and names every problem.
 type InvalidError struct {
