@@ -17,6 +17,7 @@ for types in api/*/v*; do
 done
 tool controller-gen crd paths=./api/profiles/... paths=./api/policies/... output:crd:dir=config/crd
 tool controller-gen crd paths=./api/records/... output:crd:dir=config/crd/operator
+hack/chart-crds.sh
 tool openapi-gen --output-dir internal/operator/apiserver/openapi \
 	--output-pkg github.com/mirrord-go/mirrord/internal/operator/apiserver/openapi \
 	--output-file zz_generated.openapi.go --output-model-name-file zz_generated.model_name.go \

@@ -1,69 +1,35 @@
-// Package operator holds the commands for who runs a cluster.
+// Package operator holds the commands for who runs a cluster: they install the operator, look
+// after it, and remove it.
 package operator
 
 import (
-	"errors"
+	"context"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mirrord-go/mirrord/config/crd"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
+	"github.com/mirrord-go/mirrord/internal/kube"
 )
 
 // NewCmd returns the group of commands.
 func NewCmd(f *command.Factory) *cobra.Command {
 	return command.Group(&cobra.Command{
-		Use:     "operator",
-		Short:   "Install mirrord in a cluster",
+		Use:   "operator",
+		Short: "Install mirrord in a cluster",
+		Long: `Install mirrord in a cluster, look after it, and remove it.
+
+The operator starts agents for users, who then need no right to create pods, and enforces the
+cluster's policies. One cluster has one operator. The Helm chart charts/mirrord-operator installs
+the same.`,
 		GroupID: command.GroupCluster,
-	}, newManifests(f, nil))
+	}, newInstall(f, nil), newStatus(f, nil), newUninstall(f, nil), newManifests(f, nil))
 }
 
-// options of "operator manifests".
-type options struct {
-	factory *command.Factory
-
-	crdsOnly bool
-}
-
-func newManifests(f *command.Factory, runF func(*options) error) *cobra.Command {
-	opts := &options{factory: f}
-	cmd := &cobra.Command{
-		Use:   "manifests --crds-only",
-		Short: "Print the manifests to install",
-		Long: `Print the manifests to install, as YAML documents.
-
-With --crds-only these are the resource types of profiles. They are all that profiles need.`,
-		Example: `  mirrord operator manifests --crds-only | kubectl apply -f -`,
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if runF != nil {
-				return runF(opts)
-			}
-			return run(opts)
-		},
-	}
-	cmd.Flags().BoolVar(&opts.crdsOnly, "crds-only", false, "print only the CustomResourceDefinitions")
-	return cmd
-}
-
-func run(opts *options) error {
-	if !opts.crdsOnly {
-		return &noOperatorError{errors.New("there is no operator to install yet: this version of mirrord works without one")}
-	}
-	manifests, err := crd.All()
+// connect opens the cluster that the flags name.
+func connect(ctx context.Context, f *command.Factory, flags command.ClusterFlags) (*kube.Cluster, error) {
+	cfg, err := flags.Config(ctx, f)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = opts.factory.Streams.Out.Write(manifests)
-	return err
-}
-
-// noOperatorError says that manifests of the operator were asked for.
-type noOperatorError struct{ error }
-
-// Hint tells what can be installed.
-func (e *noOperatorError) Hint() string {
-	return `The resource types of profiles can be installed: mirrord operator manifests --crds-only | kubectl apply -f -
-Sessions need nothing else in the cluster.`
+	return f.Cluster(cfg)
 }
