@@ -49,6 +49,9 @@ const (
 	// KindIncoming is one connection that arrived at the target, opened by the agent:
 	// [Incoming], then [IncomingReply], then raw bytes.
 	KindIncoming Kind = 5
+	// KindUnix asks the agent for a connection to a Unix socket of the target: [Unix], then
+	// [UnixReply], then raw bytes, or messages ([ReadPacket]).
+	KindUnix Kind = 6
 )
 
 // String returns the kind's name in SPEC.md.
@@ -64,6 +67,8 @@ func (k Kind) String() string {
 		return "resolve"
 	case KindIncoming:
 		return "incoming"
+	case KindUnix:
+		return "unix"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -193,7 +198,7 @@ func ReadKind(r io.Reader) (Kind, error) {
 		return 0, err
 	}
 	k := Kind(b[0])
-	if k < KindControl || k > KindIncoming {
+	if k < KindControl || k > KindUnix {
 		return 0, fmt.Errorf("%w: stream kind %d", ErrMalformed, b[0])
 	}
 	return k, nil

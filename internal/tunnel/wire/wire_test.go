@@ -48,6 +48,7 @@ func messages() map[string]struct {
 		Port: 80, Mode: wire.Mirror,
 		Probes: []wire.Probe{{Kind: wire.ProbeGRPC}}, ProbeSources: []netip.Addr{v4.Addr()},
 	}}
+	unix := wire.Unix{Type: wire.UnixSeqpacket, Name: "@\x00\xffname"}
 	env := wire.Control{ID: 8, Result: &wire.Result{Environ: wire.Variables{"A=1", "EMPTY=", "LATIN=v\xe4rde", "LINES=a\nb", "HTML=<&>"}}}
 	return map[string]row{
 		"dial":     {func(w io.Writer) error { return wire.WriteDial(w, dial) }, func(r *bufio.Reader) (any, error) { return wire.ReadDial(r) }, wire.KindDial, dial},
@@ -56,6 +57,9 @@ func messages() map[string]struct {
 		"query":    {func(w io.Writer) error { return wire.WriteQuery(w, query) }, func(r *bufio.Reader) (any, error) { return wire.ReadQuery(r) }, wire.KindResolve, query},
 		"answer":   {func(w io.Writer) error { return wire.WriteAnswer(w, answer) }, func(r *bufio.Reader) (any, error) { return wire.ReadAnswer(r) }, 0, answer},
 		"incoming": {func(w io.Writer) error { return wire.WriteIncoming(w, in) }, func(r *bufio.Reader) (any, error) { return wire.ReadIncoming(r) }, wire.KindIncoming, in},
+		"unix":     {func(w io.Writer) error { return wire.WriteUnix(w, unix) }, func(r *bufio.Reader) (any, error) { return wire.ReadUnix(r) }, wire.KindUnix, unix},
+		"un-reply": {func(w io.Writer) error { return wire.WriteUnixReply(w, wire.UnixReply{Errno: 2}) }, func(r *bufio.Reader) (any, error) { return wire.ReadUnixReply(r) }, 0, wire.UnixReply{Errno: 2}},
+		"packet":   {func(w io.Writer) error { return wire.WritePacket(w, []byte("packet")) }, func(r *bufio.Reader) (any, error) { return wire.ReadPacket(r, nil) }, 0, []byte("packet")},
 		"in-reply": {func(w io.Writer) error { return wire.WriteIncomingReply(w, wire.IncomingReply{Errno: 111}) }, func(r *bufio.Reader) (any, error) { return wire.ReadIncomingReply(r) }, 0, wire.IncomingReply{Errno: 111}},
 		"datagram": {func(w io.Writer) error { return wire.WriteDatagram(w, data) }, func(r *bufio.Reader) (any, error) { return wire.ReadDatagram(r) }, 0, data},
 		"dgerror":  {func(w io.Writer) error { return wire.WriteDatagram(w, derr) }, func(r *bufio.Reader) (any, error) { return wire.ReadDatagram(r) }, 0, derr},
@@ -107,7 +111,12 @@ func TestMalformed(t *testing.T) {
 		read func(*bufio.Reader) error
 	}{
 		"kind 0":           {"\x00", kind},
-		"kind 6":           {"\x06", kind},
+		"kind 7":           {"\x07", kind},
+		"unix type 3":      {"\x03\x02/a", func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
+		"unix no name":     {"\x01\x00", func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
+		"unix long name":   {"\x01\x6d/" + strings.Repeat("a", 108), func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
+		"unix relative":    {"\x01\x02a/", func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
+		"packet too long":  {"\x00\x04\x00\x01", func(r *bufio.Reader) error { _, err := wire.ReadPacket(r, nil); return err }},
 		"family 5":         {"\x05", func(r *bufio.Reader) error { _, err := wire.ReadDial(r); return err }},
 		"dial without":     {"\x00", func(r *bufio.Reader) error { _, err := wire.ReadDial(r); return err }},
 		"mapped address":   {"\x06" + strings.Repeat("\x00", 10) + "\xff\xff\x01\x02\x03\x04\x00\x50", func(r *bufio.Reader) error { _, err := wire.ReadDial(r); return err }},
@@ -206,6 +215,15 @@ func FuzzStream(f *testing.F) {
 				return
 			}
 			got, err = q, wire.WriteQuery(&b, q)
+			if err != nil {
+				t.Fatal(err)
+			}
+		case wire.KindUnix:
+			u, err := wire.ReadUnix(r)
+			if err != nil {
+				return
+			}
+			got, err = u, wire.WriteUnix(&b, u)
 			if err != nil {
 				t.Fatal(err)
 			}
