@@ -25,14 +25,14 @@ import (
 // Group is an API group whose manifests are read.
 type Group struct {
 	name, version string
-	noun          string // what one of its objects is, for messages
+	noun, plural  string // what its objects are, for messages
 	files         []string
 }
 
 // Profiles is the group of profiles.
 func Profiles() Group {
 	return Group{
-		profiles.GroupName, profiles.GroupVersion.Version, "profile",
+		profiles.GroupName, profiles.GroupVersion.Version, "profile", "profiles",
 		[]string{crd.ClusterProfiles, crd.Profiles},
 	}
 }
@@ -40,7 +40,7 @@ func Profiles() Group {
 // Policies is the group of policies.
 func Policies() Group {
 	return Group{
-		policies.GroupName, policies.GroupVersion.Version, "policy",
+		policies.GroupName, policies.GroupVersion.Version, "policy", "policies",
 		[]string{crd.ClusterPolicies, crd.Policies},
 	}
 }

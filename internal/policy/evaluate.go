@@ -32,7 +32,7 @@ func Evaluate(policies []Policy, req Request) Decision {
 	var valid []Policy
 	for _, p := range binding {
 		d.Binding = append(d.Binding, p.Ref)
-		if problems := invalid(p.Spec); len(problems) > 0 {
+		if problems := p.invalid(); len(problems) > 0 {
 			d.refuse(unreadable(p.Ref, problems))
 			continue
 		}

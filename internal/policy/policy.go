@@ -55,6 +55,9 @@ func (r Ref) Kind() string {
 type Policy struct {
 	Ref  Ref
 	Spec v1alpha.PolicySpec
+	// Unreadable are parts of the manifest that Spec does not have, because this version does
+	// not know them or their form. They make the policy invalid.
+	Unreadable []Problem
 	// Source is where the policy was read: a file and line, or empty for a cluster.
 	Source string
 }

@@ -53,15 +53,21 @@ func Validate(spec v1alpha.PolicySpec) []Problem {
 }
 
 // invalid returns the problems for which a policy can't be enforced.
-func invalid(spec v1alpha.PolicySpec) []Problem {
-	return slices.DeleteFunc(Validate(spec), func(p Problem) bool { return p.Severity != Invalid })
+func (p Policy) invalid() []Problem {
+	return slices.DeleteFunc(p.Problems(), func(p Problem) bool { return p.Severity != Invalid })
 }
 
-// Conditions are those of a policy's status, [v1alpha.ConditionValid] and
+// Conditions are those of the status of a policy with the specification; see
+// [Policy.Conditions].
+func Conditions(spec v1alpha.PolicySpec, generation int64, now time.Time) []metav1.Condition {
+	return Policy{Spec: spec}.Conditions(generation, now)
+}
+
+// Conditions are those of the policy's status, [v1alpha.ConditionValid] and
 // [v1alpha.ConditionEnforced]. To keep the time of the last transition of one that has not
 // changed is left to meta.SetStatusCondition.
-func Conditions(spec v1alpha.PolicySpec, generation int64, now time.Time) []metav1.Condition {
-	problems := Validate(spec)
+func (p Policy) Conditions(generation int64, now time.Time) []metav1.Condition {
+	problems := p.Problems()
 	condition := func(kind string, severity Severity, good, bad, message string) metav1.Condition {
 		c := metav1.Condition{
 			Type: kind, Status: metav1.ConditionTrue, Reason: good, Message: message,

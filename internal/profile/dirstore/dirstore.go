@@ -60,29 +60,17 @@ func (s *Store) List(ctx context.Context, namespace string) ([]profile.Profile, 
 
 // load reads and checks the whole folder.
 func (s *Store) load(ctx context.Context) ([]profile.Profile, error) {
-	reader, err := manifest.NewReader(manifest.Profiles())
+	profiles := []profile.Profile{}
+	err := manifest.Load(ctx, manifest.Profiles(), s.dir, func(o manifest.Object) error {
+		p, err := profile.FromObject(o.Value)
+		if err == nil {
+			p.Source = o.Source()
+			profiles = append(profiles, *p)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	switch err := reader.Folder(ctx, s.dir, false); {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		return nil, &FolderError{Dir: s.dir, Err: err}
-	}
-	problems := reader.Problems()
-	profiles := make([]profile.Profile, 0, len(reader.Objects()))
-	for _, object := range reader.Objects() {
-		p, err := profile.FromObject(object.Value)
-		if err != nil {
-			problems = append(problems, object.Problem("", err.Error()))
-			continue
-		}
-		p.Source = object.Source()
-		profiles = append(profiles, *p)
-	}
-	if len(problems) > 0 {
-		return nil, &InvalidError{Dir: s.dir, Problems: problems}
 	}
 	slices.SortFunc(profiles, func(a, b profile.Profile) int { return profile.Compare(a.Ref, b.Ref) })
 	return profiles, nil
