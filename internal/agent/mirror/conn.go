@@ -51,6 +51,7 @@ const (
 // may be called by another.
 type Conn struct {
 	peer, local netip.AddrPort
+	owner       any
 	limit       int // of size
 	budget      *budget
 
@@ -80,6 +81,9 @@ func (c *Conn) Peer() netip.AddrPort { return c.peer }
 
 // Local is the address that the client connected to.
 func (c *Conn) Local() netip.AddrPort { return c.local }
+
+// Owner is who the connection's port was added for: this copy is theirs.
+func (c *Conn) Owner() any { return c.owner }
 
 // Read waits for bytes of the client. It returns [io.EOF] when the client has ended its half
 // or either side has reset the connection, *[GapError] or *[SlowError] when the copy can't go
@@ -178,20 +182,32 @@ func (c *Conn) isClosed() bool {
 	return c.closed
 }
 
-// budget bounds what all connections keep, in bytes.
+// budget bounds what connections keep, in bytes: all of them, or those of one owner, whose
+// bytes count for all as well.
 type budget struct {
-	limit int64
+	limit int64        // of all
+	all   *budget      // of an owner
+	share atomic.Int64 // of an owner's, which others who come make smaller
 	used  atomic.Int64
 }
 
 func (b *budget) take(n int) bool {
-	if b.used.Add(int64(n)) > b.limit {
+	limit := b.limit
+	if b.all != nil {
+		limit = b.share.Load()
+	}
+	if b.used.Add(int64(n)) > limit || b.all != nil && !b.all.take(n) {
 		b.used.Add(-int64(n))
 		return false
 	}
 	return true
 }
 
-func (b *budget) give(n int) { b.used.Add(-int64(n)) }
+func (b *budget) give(n int) {
+	b.used.Add(-int64(n))
+	if b.all != nil {
+		b.all.give(n)
+	}
+}
 
 var _ io.ReadCloser = (*Conn)(nil)

@@ -13,6 +13,10 @@
 // added, or whose copy ended early, joins at its next HTTP/1 request, so that clients that
 // keep their connections are copied at once.
 //
+// A port can have several owners, the sessions that want it. The packets are captured and put
+// together once; each owner has its own copy, which it may read slowly or close without the
+// others noticing. One that comes later joins open connections at their next HTTP/1 request.
+//
 // The packets are those that enter the pod: before address translation in the pod, and
 // before the application's kernel has checked or ordered them. Under a service mesh that
 // redirects a port to its sidecar, the copy of that port is what arrived at the pod, and what

@@ -122,39 +122,46 @@ func (m *Mirror) setFilter(ports []uint16) error {
 	})
 }
 
-// Add begins to copy the connections to a port, on any local address; loopback's once. A
-// port that is copied already stays so. At most [MaxPorts] can be.
-func (m *Mirror) Add(port uint16) error {
+// Add begins to copy the connections to a port for an owner, any comparable value, on any
+// local address; loopback's once. Of a port with several owners, each gets its own [Conn] of
+// every connection, and none waits for another. A port that is copied for the owner already
+// stays so. At most [MaxPorts] can be copied.
+func (m *Mirror) Add(port uint16, owner any) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return net.ErrClosed
 	}
-	if _, ok := m.tracker.ports[port]; ok {
-		return nil
+	if _, ok := m.tracker.ports[port]; !ok {
+		ports := append(slices.Collect(maps.Keys(m.tracker.ports)), port)
+		if err := m.setFilter(ports); err != nil {
+			return fmt.Errorf("mirroring port %d: %w", port, err)
+		}
 	}
-	ports := append(slices.Collect(maps.Keys(m.tracker.ports)), port)
-	if err := m.setFilter(ports); err != nil {
-		return fmt.Errorf("mirroring port %d: %w", port, err)
-	}
-	m.tracker.ports[port] = struct{}{}
+	m.tracker.own(port, owner)
 	return nil
 }
 
-// Remove ends the copying of a port; its connections end with [ErrRemoved]. A port that is
-// not copied is no error.
-func (m *Mirror) Remove(port uint16) {
+// Remove ends the copying of a port for an owner; the owner's connections end with
+// [ErrRemoved]. A port that is not copied for the owner is no error.
+func (m *Mirror) Remove(port uint16, owner any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.tracker.ports[port]; !ok || m.closed {
+	if m.closed {
 		return
 	}
-	delete(m.tracker.ports, port)
+	o := m.tracker.disown(port, owner)
+	if o == nil {
+		return
+	}
+	m.tracker.remove(func(k flowKey) bool { return k.local.Port() == port }, o, ErrRemoved)
+	if _, ok := m.tracker.ports[port]; ok {
+		return
+	}
 	if err := m.setFilter(slices.Collect(maps.Keys(m.tracker.ports))); err != nil {
 		// It still lets packets through that nobody wants.
 		m.log.Warn("narrowing the packet filter failed", "port", port, "err", err)
 	}
-	m.tracker.remove(func(k flowKey) bool { return k.local.Port() == port }, ErrRemoved)
 }
 
 // Accept waits for the next connection whose client's bytes are copied. After
@@ -220,7 +227,7 @@ func (m *Mirror) Close() error {
 		_ = c.Close()
 	}
 	m.waiting = nil
-	m.tracker.remove(func(flowKey) bool { return true }, net.ErrClosed)
+	m.tracker.remove(func(flowKey) bool { return true }, nil, net.ErrClosed)
 	m.wake.Broadcast()
 	m.mu.Unlock()
 	err := m.socket.Close()

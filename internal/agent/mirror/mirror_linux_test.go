@@ -52,7 +52,7 @@ func openTest(t *testing.T, l limits, buffer int, ports ...uint16) *Mirror {
 		}
 	})
 	for _, p := range ports {
-		if err := m.Add(p); err != nil {
+		if err := m.Add(p, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -526,14 +526,14 @@ func TestPorts(t *testing.T) {
 	podtest.Run(t, unix.CLONE_NEWUSER, func(t *testing.T, p *podtest.Pod) {
 		m := openTest(t, defaultLimits(), receiveBuffer)
 		for i := range uint16(MaxPorts) {
-			if err := m.Add(port + i); err != nil {
+			if err := m.Add(port+i, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := m.Add(port); err != nil {
+		if err := m.Add(port, nil); err != nil {
 			t.Error(err)
 		}
-		if err := m.Add(port + MaxPorts); err == nil {
+		if err := m.Add(port+MaxPorts, nil); err == nil {
 			t.Error("no limit of the ports")
 		}
 		for _, at := range []uint16{port, port + MaxPorts/2, port + MaxPorts - 1} {
@@ -561,12 +561,12 @@ func TestPorts(t *testing.T) {
 		if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
 			t.Error(err)
 		}
-		m.Remove(port + 1)
-		m.Remove(port + 1)
+		m.Remove(port+1, nil)
+		m.Remove(port+1, nil)
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, ErrRemoved) {
 			t.Errorf("after its port was removed: %v", err)
 		}
-		if err := m.Add(port + MaxPorts); err != nil {
+		if err := m.Add(port+MaxPorts, nil); err != nil {
 			t.Errorf("in the place of the removed: %v", err)
 		}
 	})
@@ -599,10 +599,10 @@ func TestClose(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		if err := m.Add(port); !errors.Is(err, net.ErrClosed) {
+		if err := m.Add(port, nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("add: %v", err)
 		}
-		m.Remove(port)
+		m.Remove(port, nil)
 		m.Stats()
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -38,7 +39,7 @@ type flow struct {
 	synAck    uint32
 	hasSynAck bool
 	stream    stream
-	conn      *Conn
+	conns     []*Conn // one for each owner that wants it
 	holeSince time.Time
 }
 
@@ -59,7 +60,7 @@ const (
 type Stats struct {
 	// Packets were looked at; KernelDrops were missed, because we were too slow.
 	Packets, KernelDrops uint64
-	// Conns were handed out, Joined of them in the middle.
+	// Conns were handed out, to each owner its own, Joined of them in the middle.
 	Conns, Joined uint64
 	// Gaps, Slow and Evicted are the copies that ended early, with [GapError], [SlowError]
 	// and [ErrEvicted].
@@ -75,7 +76,8 @@ type tracker struct {
 	limits limits
 	budget *budget
 	accept func(*Conn) bool // false: not wanted, there are too many
-	ports  map[uint16]struct{}
+	ports  map[uint16][]any // with their owners
+	owners map[any]*owner
 	flows  map[flowKey]*flow
 	// embryos, copied and past are the flows by state, the least recently seen first.
 	embryos, copied, past *list.List
@@ -87,7 +89,7 @@ type tracker struct {
 func newTracker(l limits, accept func(*Conn) bool) *tracker {
 	return &tracker{
 		limits: l, budget: &budget{limit: l.all}, accept: accept,
-		ports: map[uint16]struct{}{}, flows: map[flowKey]*flow{},
+		ports: map[uint16][]any{}, owners: map[any]*owner{}, flows: map[flowKey]*flow{},
 		embryos: list.New(), copied: list.New(), past: list.New(), holes: map[*flow]struct{}{},
 	}
 }
@@ -180,8 +182,9 @@ func (t *tracker) maybeJoin(key flowKey, seg segment, now time.Time) {
 	if f := t.flows[key]; f != nil {
 		t.forget(f)
 	}
-	t.stats.Joined++
+	before := t.stats.Conns
 	t.begin(key, seg.seq, seg, now)
+	t.stats.Joined += t.stats.Conns - before
 }
 
 // begin hands the copy of a connection out, from sequence number next on, and gives it its
@@ -190,20 +193,45 @@ func (t *tracker) begin(key flowKey, next uint32, seg segment, now time.Time) {
 	if t.copied.Len() >= t.limits.flows {
 		oldest := t.copied.Front().Value.(*flow)
 		t.stats.Evicted++
-		oldest.conn.end(ErrEvicted)
+		oldest.each(func(c *Conn) { c.end(ErrEvicted) })
 		t.end(oldest, over)
 	}
-	f := &flow{
-		key: key, state: open, stream: newStream(next),
-		conn: newConn(key.peer, key.local, t.limits.conn, t.budget),
-	}
+	f := &flow{key: key, state: open, stream: newStream(next)}
 	t.add(f)
-	if !t.accept(f.conn) {
-		t.slow(f)
+	t.admit(f)
+	if len(f.conns) == 0 {
+		t.end(f, over)
 		return
 	}
-	t.stats.Conns++
 	t.data(f, seg, now)
+}
+
+// admit hands the copy of a connection out to the owners of its port that do not have it.
+func (t *tracker) admit(f *flow) {
+	for _, who := range t.ports[f.key.local.Port()] {
+		if slices.ContainsFunc(f.conns, func(c *Conn) bool { return c.owner == who }) {
+			continue
+		}
+		c := newConn(f.key.peer, f.key.local, t.limits.conn, &t.owners[who].budget)
+		c.owner = who
+		if !t.accept(c) {
+			t.slow(f, c)
+			continue
+		}
+		t.stats.Conns++
+		f.conns = append(f.conns, c)
+	}
+}
+
+// rejoin lets owners that came later, or whose copy ended early, have a connection from its next
+// request on.
+func (t *tracker) rejoin(f *flow, seg segment) {
+	if len(f.conns) >= len(t.ports[f.key.local.Port()]) || seg.seq != f.stream.next || !beginsRequest(seg.payload) {
+		return
+	}
+	before := len(f.conns)
+	t.admit(f)
+	t.stats.Joined += uint64(len(f.conns) - before)
 }
 
 // data takes a segment of a connection that is copied.
@@ -217,9 +245,9 @@ func (t *tracker) data(f *flow, seg segment, now time.Time) {
 		}
 		return
 	}
+	t.rejoin(f, seg)
 	from, heldBefore := f.stream.next, f.stream.held
-	taken := true
-	fits := f.stream.push(seg, func(b []byte) { taken = taken && f.conn.add(b) })
+	fits := f.stream.push(seg, func(b []byte) { t.deliver(f, b) })
 	if grown := f.stream.held - heldBefore; grown > 0 {
 		fits = t.budget.take(grown) && fits
 		if !fits {
@@ -229,14 +257,12 @@ func (t *tracker) data(f *flow, seg segment, now time.Time) {
 		t.budget.give(-grown)
 	}
 	switch {
-	case !taken && f.conn.isClosed():
+	case len(f.conns) == 0:
 		t.end(f, over)
-	case !taken:
-		t.slow(f)
 	case !fits:
 		t.gap(f)
 	case f.stream.ended():
-		f.conn.end(io.EOF)
+		f.each(func(c *Conn) { c.end(io.EOF) })
 		t.end(f, dead)
 	case !f.stream.hole():
 		delete(t.holes, f)
@@ -244,6 +270,19 @@ func (t *tracker) data(f *flow, seg segment, now time.Time) {
 		f.holeSince = now
 		t.holes[f] = struct{}{}
 	}
+}
+
+// deliver gives bytes to everybody who has the connection. Who does not take them has it no more.
+func (t *tracker) deliver(f *flow, b []byte) {
+	f.conns = slices.DeleteFunc(f.conns, func(c *Conn) bool {
+		switch {
+		case c.add(b):
+			return false
+		case !c.isClosed():
+			t.slow(f, c)
+		}
+		return true
+	})
 }
 
 func (t *tracker) hasHole(f *flow) bool { _, ok := t.holes[f]; return ok }
@@ -266,27 +305,29 @@ func (t *tracker) reset(f *flow) {
 	case f.state == open && f.stream.hole():
 		t.gap(f)
 	case f.state == open:
-		f.conn.end(io.EOF)
+		f.each(func(c *Conn) { c.end(io.EOF) })
 	}
 	t.end(f, dead)
 }
 
 func (t *tracker) gap(f *flow) {
 	t.stats.Gaps++
-	f.conn.endAfter(func(n int64) error { return &GapError{f.key.peer, f.key.local, n} })
+	f.each(func(c *Conn) {
+		c.endAfter(func(n int64) error { return &GapError{f.key.peer, f.key.local, n} })
+	})
 	t.end(f, over)
 }
 
-func (t *tracker) slow(f *flow) {
+// slow ends the copy for one owner.
+func (t *tracker) slow(f *flow, c *Conn) {
 	t.stats.Slow++
-	f.conn.endAfter(func(n int64) error { return &SlowError{f.key.peer, f.key.local, n} })
-	t.end(f, over)
+	c.endAfter(func(n int64) error { return &SlowError{f.key.peer, f.key.local, n} })
 }
 
 // end keeps of a connection only what tells old segments from new ones.
 func (t *tracker) end(f *flow, s flowState) {
 	t.budget.give(f.stream.held)
-	f.stream.held, f.stream.later, f.conn = 0, nil, nil
+	f.stream.held, f.stream.later, f.conns = 0, nil, nil
 	delete(t.holes, f)
 	t.list(f.state).Remove(f.place)
 	f.state = s
@@ -317,16 +358,33 @@ func (t *tracker) list(s flowState) *list.List {
 	return t.past
 }
 
-// remove forgets the connections that match, ending their copies with err.
-func (t *tracker) remove(match func(flowKey) bool, err error) {
+// remove ends the copies of connections that match, for one owner or, with nil, for all, and
+// forgets the connections to ports that nobody wants any more.
+func (t *tracker) remove(match func(flowKey) bool, from *owner, err error) {
 	for key, f := range t.flows {
 		if !match(key) {
 			continue
 		}
-		if f.state == open {
-			f.conn.end(err)
+		f.conns = slices.DeleteFunc(f.conns, func(c *Conn) bool {
+			gone := from == nil || c.budget == &from.budget
+			if gone {
+				c.end(err)
+			}
+			return gone
+		})
+		_, wanted := t.ports[key.local.Port()]
+		switch {
+		case from == nil || !wanted:
+			t.forget(f)
+		case f.state == open && len(f.conns) == 0:
+			t.end(f, over)
 		}
-		t.forget(f)
+	}
+}
+
+func (f *flow) each(do func(*Conn)) {
+	for _, c := range f.conns {
+		do(c)
 	}
 }
 

@@ -32,7 +32,7 @@ func newBench(t testing.TB, change func(*limits)) *bench {
 		}
 		return !b.deny
 	})
-	b.ports[pod4.Port()] = struct{}{}
+	b.own(pod4.Port(), nil)
 	return b
 }
 
@@ -235,6 +235,51 @@ func TestTracker(t *testing.T) {
 				b.t.Errorf("slow %d, used %d", b.stats.Slow, b.budget.used.Load())
 			}
 		}},
+		{"two owners", func(b *bench) {
+			b.own(pod4.Port(), "late")
+			b.handshake(client4)
+			b.send(client4, 0, "ab", 0)
+			first, second := b.conns[0], b.conns[1]
+			if first.Owner() != nil || second.Owner() != "late" {
+				b.t.Errorf("owners %v, %v", first.Owner(), second.Owner())
+			}
+			_ = first.Close() // costs the other nothing
+			b.send(client4, 2, "cd", 0)
+			b.send(client4, 4, request, flagFIN)
+			wantEnd(b.t, second, "abcd"+request, isEOF)
+			wantEnd(b.t, b.last(3), request, isEOF) // the first one's, joined again
+		}},
+		{"an owner comes and goes", func(b *bench) {
+			b.handshake(client4)
+			b.send(client4, 0, "ab", 0)
+			b.own(pod4.Port(), "late")
+			b.send(client4, 2, "cd", 0) // no request
+			b.send(client4, 4, request, 0)
+			late := b.last(2)
+			if late.Owner() != "late" || b.stats.Joined != 1 {
+				b.t.Errorf("owner %v, %d joined", late.Owner(), b.stats.Joined)
+			}
+			b.remove(func(flowKey) bool { return true }, b.disown(pod4.Port(), "late"), ErrRemoved)
+			wantEnd(b.t, late, request, func(err error) bool { return errors.Is(err, ErrRemoved) })
+			b.send(client4, 4+len(request), "e", flagFIN)
+			wantEnd(b.t, b.conns[0], "abcd"+request+"e", isEOF)
+		}},
+		{"one owner reads slowly", func(b *bench) {
+			b.limits.conn = 4 * minChunk
+			b.budget.limit = 4 * minChunk
+			b.own(pod4.Port(), "slow") // half of it each
+			b.handshake(client4)
+			fast, off := b.conns[0], 0
+			for ; b.stats.Slow == 0; off += minChunk {
+				b.send(client4, off, strings.Repeat("x", minChunk), 0)
+				if _, err := io.ReadFull(fast, make([]byte, minChunk)); err != nil || off > 1<<20 {
+					b.t.Fatalf("at %d: %v", off, err)
+				}
+			}
+			b.send(client4, off, "end", flagFIN)
+			wantEnd(b.t, fast, "end", isEOF)
+			wantEnd(b.t, b.conns[1], strings.Repeat("x", minChunk), isSlow)
+		}},
 		{"nobody accepts", func(b *bench) {
 			b.deny = true
 			b.handshake(client4)
@@ -278,9 +323,9 @@ func TestTracker(t *testing.T) {
 		{"a port removed", func(b *bench) {
 			b.handshake(client4)
 			b.send(client4, 0, "ab", 0)
-			b.remove(func(k flowKey) bool { return k.local.Port() == 1 }, ErrRemoved)
+			b.remove(func(k flowKey) bool { return k.local.Port() == 1 }, nil, ErrRemoved)
 			b.send(client4, 3, "d", 0)
-			b.remove(func(k flowKey) bool { return k.local == pod4 }, ErrRemoved)
+			b.remove(func(k flowKey) bool { return k.local == pod4 }, nil, ErrRemoved)
 			wantEnd(b.t, b.last(1), "ab", func(err error) bool { return errors.Is(err, ErrRemoved) })
 		}},
 	}
@@ -296,7 +341,7 @@ func TestTracker(t *testing.T) {
 // finish ends everything and checks that nothing is kept.
 func (b *bench) finish() {
 	b.t.Helper()
-	b.remove(func(flowKey) bool { return true }, io.EOF)
+	b.remove(func(flowKey) bool { return true }, nil, io.EOF)
 	for _, c := range b.conns {
 		c.Close()
 	}

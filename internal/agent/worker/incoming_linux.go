@@ -34,8 +34,8 @@ type stealer interface {
 
 // mirrorer is what a *mirror.Mirror does.
 type mirrorer interface {
-	Add(port uint16) error
-	Remove(port uint16)
+	Add(port uint16, owner any) error
+	Remove(port uint16, owner any)
 	Accept() (*mirror.Conn, error)
 	Close() error
 }
@@ -213,7 +213,7 @@ func (in *incoming) take(sub *subscription) (moved int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		return 0, m.Add(sub.port)
+		return 0, m.Add(sub.port, nil)
 	}
 	s, err := in.stealer()
 	if err != nil {
@@ -269,7 +269,7 @@ func (in *incoming) drop(s *session) {
 func (in *incoming) giveBack(sub *subscription) {
 	if sub.mode == wire.Mirror {
 		if in.mirror != nil {
-			in.mirror.Remove(sub.port)
+			in.mirror.Remove(sub.port, nil)
 		}
 		return
 	}
