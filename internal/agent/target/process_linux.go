@@ -220,8 +220,8 @@ func (p *Process) openat(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// openIn opens a regular file with root standing for "/".
-func openIn(root *os.File, name string) (*os.File, error) {
+// openPathIn finds a file with root standing for "/".
+func openPathIn(root *os.File, name string) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(int(root.Fd()), name, &how)
 	// EAGAIN: something was renamed meanwhile, openat2(2).
@@ -231,8 +231,17 @@ func openIn(root *os.File, name string) (*os.File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
-	path := os.NewFile(uintptr(fd), name)
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openIn opens a regular file with root standing for "/".
+func openIn(root *os.File, name string) (*os.File, error) {
+	path, err := openPathIn(root, name)
+	if err != nil {
+		return nil, err
+	}
 	defer path.Close()
+	fd := int(path.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
