@@ -35,6 +35,9 @@ type AgentSpec struct {
 	SessionID string
 	// ClientKey is the key that the agent lets in.
 	ClientKey tunnel.Fingerprint
+	// Again says that the session has started an agent like this one, beside another pod: its
+	// rights are not asked for again.
+	Again bool
 	// Progress, when not nil, is told in a few words what is being waited for. It is
 	// called from one goroutine, before StartAgent returns.
 	Progress func(string)
@@ -306,17 +309,22 @@ func (s *AgentSpec) resources() (corev1.ResourceRequirements, error) {
 		err := strict("agent.resources", s.Config.Resources, &r)
 		return r, err
 	}
-	// An idle agent needs next to nothing; a busy one is mostly copying. The limits are
-	// there because many namespaces demand some.
-	r.Requests = corev1.ResourceList{
-		corev1.ResourceCPU:    apiresource.MustParse("10m"),
-		corev1.ResourceMemory: apiresource.MustParse("32Mi"),
+	return defaultResources(), nil
+}
+
+// defaultResources are those of an agent. An idle one needs next to nothing; a busy one is
+// mostly copying. The limits are there because many namespaces demand some.
+func defaultResources() corev1.ResourceRequirements {
+	return corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{
+			corev1.ResourceCPU:    apiresource.MustParse("10m"),
+			corev1.ResourceMemory: apiresource.MustParse("32Mi"),
+		},
+		Limits: corev1.ResourceList{
+			corev1.ResourceCPU:    apiresource.MustParse("2"),
+			corev1.ResourceMemory: apiresource.MustParse("512Mi"),
+		},
 	}
-	r.Limits = corev1.ResourceList{
-		corev1.ResourceCPU:    apiresource.MustParse("2"),
-		corev1.ResourceMemory: apiresource.MustParse("512Mi"),
-	}
-	return r, nil
 }
 
 // strict reads a part of the config that has the form of a pod's spec, and refuses fields

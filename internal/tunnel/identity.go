@@ -58,10 +58,15 @@ func ParseFingerprint(s string) (Fingerprint, error) {
 
 // NewIdentity makes a fresh Ed25519 key.
 func NewIdentity() (*Identity, error) {
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making a session key: %w", err)
 	}
+	return identityOf(key)
+}
+
+// identityOf wraps a key in a certificate. The fingerprint depends on the key alone.
+func identityOf(key ed25519.PrivateKey) (*Identity, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return nil, fmt.Errorf("making a session key: %w", err)
@@ -75,7 +80,7 @@ func NewIdentity() (*Identity, error) {
 		NotAfter:     time.Date(2199, 1, 1, 0, 0, 0, 0, time.UTC),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, pub, key)
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("making a session certificate: %w", err)
 	}

@@ -30,6 +30,29 @@ type SessionRecord struct {
 	// Groups and Extra are those of the user, to ask again what they may do.
 	Groups []string            `json:"groups,omitempty"`
 	Extra  map[string][]string `json:"extra,omitempty"`
+	// Routes say where the session's attachments are served, by the attachment's
+	// name.
+	Routes map[string]Route `json:"routes,omitempty"`
+	// ProfileGeneration identifies what the session's profile said when the session
+	// was last judged by it.
+	ProfileGeneration string `json:"profileGeneration,omitempty"`
+	// Seen is when the session's client was last known to be there while no agent
+	// could tell.
+	Seen *metav1.Time `json:"seen,omitempty"`
+}
+
+// Route is how the operator reaches the worker that serves an attachment.
+type Route struct {
+	// Agent is the agent's pod in the operator's namespace, AgentUID which one of
+	// that name.
+	Agent    string `json:"agent"`
+	AgentUID string `json:"agentUID"`
+	// Port is the worker's, on the address of the agent's pod.
+	Port int32 `json:"port"`
+	// ContainerID is the container that the worker was started for.
+	ContainerID string `json:"containerID,omitempty"`
+	// Grant identifies what the agent was told that the session may do.
+	Grant string `json:"grant,omitempty"`
 }
 
 // SessionRecordList is a list of records.

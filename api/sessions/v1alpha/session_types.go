@@ -41,8 +41,8 @@ type SessionSpec struct {
 	// that this one wants: abort (the default) refuses this one's, override
 	// takes it from the other, continue goes on without it.
 	OnConcurrentSteal ConcurrentSteal `json:"onConcurrentSteal,omitempty"`
-	// ClientKey is the SHA-256 of the client's public key in hexadecimal. The
-	// agent lets in nobody else.
+	// ClientKey names the client's public key: "sha256:" and, in hexadecimal, the
+	// SHA-256 of its SubjectPublicKeyInfo. The agent lets in nobody else.
 	ClientKey string `json:"clientKey"`
 	// Client describes the client, for people. Nothing depends on it.
 	Client ClientInfo `json:"client,omitempty"`
@@ -116,8 +116,8 @@ type Attachment struct {
 	Node      string `json:"node,omitempty"`
 	// HostNetwork says that the pod has its node's network.
 	HostNetwork bool `json:"hostNetwork,omitempty"`
-	// AgentKey is the SHA-256 in hexadecimal of the public key with which the
-	// agent answers.
+	// AgentKey names the public key with which the agent answers, in the form of
+	// the session's clientKey.
 	AgentKey string `json:"agentKey"`
 	// AgentVersion is the agent's build.
 	AgentVersion string `json:"agentVersion,omitempty"`
@@ -137,7 +137,7 @@ type SessionEnd struct {
 	// By is the user who deleted the session, or "operator".
 	By string `json:"by"`
 	// Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone,
-	// ClientGone, TimeLimit.
+	// ClientGone, TimeLimit, Completed (the client said goodbye).
 	Reason string `json:"reason"`
 	// Text is for the user.
 	Text string `json:"text"`

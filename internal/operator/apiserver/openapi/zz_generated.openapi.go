@@ -137,7 +137,7 @@ func schema_mirrord_api_sessions_v1alpha_Attachment(ref common.ReferenceCallback
 					},
 					"agentKey": {
 						SchemaProps: spec.SchemaProps{
-							Description: "AgentKey is the SHA-256 in hexadecimal of the public key with which the agent answers.",
+							Description: "AgentKey names the public key with which the agent answers, in the form of the session's clientKey.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -764,7 +764,7 @@ func schema_mirrord_api_sessions_v1alpha_SessionEnd(ref common.ReferenceCallback
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone, ClientGone, TimeLimit.",
+							Description: "Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone, ClientGone, TimeLimit, Completed (the client said goodbye).",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -873,7 +873,7 @@ func schema_mirrord_api_sessions_v1alpha_SessionSpec(ref common.ReferenceCallbac
 					},
 					"clientKey": {
 						SchemaProps: spec.SchemaProps{
-							Description: "ClientKey is the SHA-256 of the client's public key in hexadecimal. The agent lets in nobody else.",
+							Description: "ClientKey names the client's public key: \"sha256:\" and, in hexadecimal, the SHA-256 of its SubjectPublicKeyInfo. The agent lets in nobody else.",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",

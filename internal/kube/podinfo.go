@@ -1,0 +1,54 @@
+package kube
+
+import (
+	"io"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/mirrord-go/mirrord/internal/agent/announce"
+	"github.com/mirrord-go/mirrord/internal/config"
+)
+
+// TargetIn is how a session attaches to a pod that runs: to the container that path names, or
+// else to the first that is no sidecar of a service mesh. It fails with an [*Error].
+func TargetIn(pod *corev1.Pod, path config.TargetPath) (*Target, error) {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
+		return nil, &Error{
+			Reason: ReasonUnsupported, Doing: "attaching to pod " + pod.Name,
+			Why:  "it runs on Windows, and the agent runs on Linux only",
+			Next: "Choose a pod on a Linux node.",
+		}
+	}
+	t := &Target{
+		Path: path, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
+		Node: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, Probes: probesOf(pod),
+	}
+	t.PodIPs, t.HostIPs = podAddrs(pod)
+	var err error
+	if t.Container, err = chooseContainer(pod, path.Container); err != nil {
+		return nil, err
+	}
+	if t.ContainerID, err = containerID(pod, t.Container); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Ready says whether a session can attach to the pod.
+func Ready(pod *corev1.Pod) bool { return ready(pod) }
+
+// Unreadiness says in a few words why a pod is not ready, such as "is being deleted".
+func Unreadiness(pod *corev1.Pod) string { return unreadiness(pod) }
+
+// Trouble says in a few words why a container does not serve; empty when it does, or may soon.
+func Trouble(s corev1.ContainerStatus) string { return troubled(s) }
+
+// FindAnnouncement reads an agent's output until it announces itself, or ends.
+func FindAnnouncement(r io.Reader) (announce.Announcement, bool) { return findAnnouncement(r) }
+
+// Containers are the names of the pod's containers that a session may choose, without sidecars
+// of service meshes.
+func Containers(pod *corev1.Pod) []string {
+	return slices.DeleteFunc(containerNames(pod), func(n string) bool { return slices.Contains(meshContainers, n) })
+}

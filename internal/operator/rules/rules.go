@@ -1,0 +1,219 @@
+// Package rules follows what is written down about sessions in the cluster, policies and
+// profiles, and decides by them.
+//
+// [Rules.Decide] is package policy's decision with what the cluster has at the moment. Both the
+// start of a session and every later look at it use it, so that they judge alike.
+package rules
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/tools/cache"
+
+	policies "github.com/mirrord-go/mirrord/api/policies/v1alpha"
+	profiles "github.com/mirrord-go/mirrord/api/profiles/v1alpha"
+	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/policy"
+	"github.com/mirrord-go/mirrord/internal/profile"
+)
+
+// The resources that are followed.
+var (
+	clusterPolicies    = policies.SchemeGroupVersion.WithResource("mirrordclusterpolicies")
+	namespacedPolicies = policies.SchemeGroupVersion.WithResource("mirrordpolicies")
+	clusterProfiles    = profiles.SchemeGroupVersion.WithResource("mirrordclusterprofiles")
+	namespacedProfiles = profiles.SchemeGroupVersion.WithResource("mirrordprofiles")
+)
+
+// Rules are the cluster's policies and profiles. It is safe for concurrent use.
+type Rules struct {
+	client    dynamic.Interface
+	factory   dynamicinformer.DynamicSharedInformerFactory
+	informers map[schema.GroupVersionResource]cache.SharedIndexInformer
+	log       *slog.Logger
+}
+
+// New returns rules that know nothing until they run. What can't be read goes to log.
+func New(client dynamic.Interface, log *slog.Logger) *Rules {
+	r := &Rules{
+		client: client, log: log,
+		factory:   dynamicinformer.NewDynamicSharedInformerFactory(client, 0),
+		informers: map[schema.GroupVersionResource]cache.SharedIndexInformer{},
+	}
+	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies, clusterProfiles, namespacedProfiles} {
+		r.informers[resource] = r.factory.ForResource(resource).Informer()
+	}
+	return r
+}
+
+// Start begins to follow the cluster, until ctx ends.
+func (r *Rules) Start(ctx context.Context) { r.factory.Start(ctx.Done()) }
+
+// Wait waits until everything that there is has been read once.
+func (r *Rules) Wait(ctx context.Context) error {
+	for resource, i := range r.informers {
+		if !cache.WaitForCacheSync(ctx.Done(), i.HasSynced) {
+			return fmt.Errorf("reading the cluster's %s: %w", resource.Resource, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Handle has f called after every change of a policy or profile, from several goroutines. It
+// must be quick.
+func (r *Rules) Handle(f func()) error {
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { f() },
+		UpdateFunc: func(before, after any) {
+			// A policy's own status makes no difference.
+			b, _ := before.(*unstructured.Unstructured)
+			a, _ := after.(*unstructured.Unstructured)
+			if b == nil || a == nil || b.GetGeneration() != a.GetGeneration() || b.GetUID() != a.GetUID() {
+				f()
+			}
+		},
+		DeleteFunc: func(any) { f() },
+	}
+	for _, i := range r.informers {
+		if _, err := i.AddEventHandler(handler); err != nil {
+			return fmt.Errorf("following policies and profiles: %w", err)
+		}
+	}
+	return nil
+}
+
+// Decide says what a session may do now.
+func (r *Rules) Decide(target policy.Target, features sessions.Features, profileName string) policy.Decision {
+	req := policy.Request{Target: target, Features: features, Profile: profileName}
+	if profileName != "" {
+		req.Loaded, req.ProfileErr = r.Profile(profileName)
+	}
+	return policy.Evaluate(r.Policies(), req)
+}
+
+// Policies are all policies of the cluster.
+func (r *Rules) Policies() []policy.Policy {
+	var all []policy.Policy
+	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies} {
+		for _, o := range r.informers[resource].GetStore().List() {
+			u, ok := o.(*unstructured.Unstructured)
+			if !ok {
+				continue
+			}
+			p := policy.Policy{Ref: policy.Ref{Namespace: u.GetNamespace(), Name: u.GetName()}}
+			if err := specOf(u, &p.Spec); err != nil {
+				// The types in the cluster are those of another version. What such a
+				// policy forbids can't be told, so it forbids everything.
+				r.log.Warn("a policy can't be read, and blocks all sessions", "policy", p.Ref.String(), "error", err)
+				p.Spec = unreadable()
+			}
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// unreadable is a policy that no session passes: its selector makes no sense.
+func unreadable() policies.PolicySpec {
+	return policies.PolicySpec{
+		Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Operator: "Unreadable"}}},
+	}
+}
+
+func specOf(u *unstructured.Unstructured, into *policies.PolicySpec) error {
+	spec, ok := u.Object["spec"].(map[string]any)
+	if !ok {
+		return errors.New("it has no spec")
+	}
+	return runtime.DefaultUnstructuredConverter.FromUnstructured(spec, into)
+}
+
+// Profile returns the profile that a user named, from the cache. Its errors are those of
+// package profile.
+func (r *Rules) Profile(name string) (*profile.Profile, error) {
+	ref, err := profile.ParseRef(name)
+	if err != nil {
+		return nil, err
+	}
+	resource, key := clusterProfiles, ref.Name
+	if ref.Namespace != "" {
+		resource, key = namespacedProfiles, ref.Namespace+"/"+ref.Name
+	}
+	o, ok, err := r.informers[resource].GetStore().GetByKey(key)
+	u, is := o.(*unstructured.Unstructured)
+	if err != nil || !ok || !is {
+		return nil, &profile.NotFoundError{Ref: ref}
+	}
+	return profile.FromObject(u.Object)
+}
+
+// WriteStatus writes the conditions of every policy that does not have them yet. It returns
+// the first failure, after having tried all.
+func (r *Rules) WriteStatus(ctx context.Context) error {
+	var first error
+	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies} {
+		for _, o := range r.informers[resource].GetStore().List() {
+			u, ok := o.(*unstructured.Unstructured)
+			if !ok {
+				continue
+			}
+			if err := r.writeStatus(ctx, resource, u); err != nil && first == nil {
+				first = fmt.Errorf("writing the status of policy %s: %w", u.GetName(), err)
+			}
+		}
+	}
+	return first
+}
+
+func (r *Rules) writeStatus(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured) error {
+	var spec policies.PolicySpec
+	if err := specOf(u, &spec); err != nil {
+		spec = unreadable()
+	}
+	have, err := conditionsOf(u)
+	if err != nil {
+		return err
+	}
+	want := slices.Clone(have)
+	changed := false
+	for _, c := range policy.Conditions(spec, u.GetGeneration(), time.Now()) {
+		changed = meta.SetStatusCondition(&want, c) || changed
+	}
+	if !changed {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": u.GetResourceVersion()},
+		"status":   policies.PolicyStatus{Conditions: want},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = r.client.Resource(resource).Namespace(u.GetNamespace()).
+		Patch(ctx, u.GetName(), types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
+func conditionsOf(u *unstructured.Unstructured) ([]metav1.Condition, error) {
+	var status policies.PolicyStatus
+	if raw, ok := u.Object["status"].(map[string]any); ok {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &status); err != nil {
+			return nil, err
+		}
+	}
+	return status.Conditions, nil
+}
