@@ -133,7 +133,7 @@ func (s *starter) ready(ctx context.Context, pod *corev1.Pod) (*Agent, error) {
 	s.tell(phaseRunning)
 	a, err := s.c.awaitAnnouncement(ctx, s.namespace, pod.Name, s.container)
 	if err != nil {
-		return nil, err
+		return nil, s.withCapabilities(err)
 	}
 	port, err := portOf(a.Address)
 	if err != nil {
@@ -143,6 +143,28 @@ func (s *starter) ready(ctx context.Context, pod *corev1.Pod) (*Agent, error) {
 		c: s.c, namespace: s.namespace, pod: pod.Name, container: s.container, job: s.job,
 		node: pod.Spec.NodeName, key: *a.Key, version: a.Version, port: port,
 	}, nil
+}
+
+// withCapabilities adds to the failure of an agent what it was not given: that is likely why.
+func (s *starter) withCapabilities(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Reason != ReasonAgent || s.spec.Target == nil || s.spec.Config.Privileged {
+		return err
+	}
+	given := jobCapabilities
+	if s.spec.Config.Ephemeral {
+		given = ephemeralCapabilities
+	}
+	without := *e
+	for _, c := range given {
+		if len(enabled([]capability{c}, s.spec.Config.DisabledCapabilities)) == 0 {
+			without.Next += fmt.Sprintf("\n\"agent.disabled_capabilities\" takes %s away, with which the agent could %s.", c.name, c.why)
+			if c.name == enterCapability {
+				without.Next += " \"agent.ephemeral\": true does without."
+			}
+		}
+	}
+	return &without
 }
 
 // Key is the agent's public key, as its output announced it.

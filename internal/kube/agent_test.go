@@ -152,6 +152,14 @@ func TestStartAgentFailures(t *testing.T) {
 			p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "OutOfpods", Message: "Node didn't have enough resource: pods"}
 		}, says: []string{"node node-1 refused it", "enough resource: pods"}, removed: 1},
 		{name: "agent says no", pod: same, more: log(`{"mirrordAgent":1,"error":"the container is gone"}`), says: []string{"the container is gone"}, removed: 1},
+		{
+			name: "agent lacks capabilities", pod: same, more: log(`{"mirrordAgent":1,"error":"not permitted"}`),
+			change: func(s *AgentSpec) { s.Config.DisabledCapabilities = []string{"CAP_SYS_ADMIN", "SYS_PTRACE"} },
+			says: []string{
+				"not permitted", `"agent.disabled_capabilities" takes SYS_ADMIN away, with which the agent could enter the target's network namespace. "agent.ephemeral": true does without.`,
+				"takes SYS_PTRACE away, with which the agent could read the environment",
+			}, removed: 1,
+		},
 		{name: "ended with a word", pod: ended("panic: oh no"), more: log("panic: oh no\n"), says: []string{"ended with code 1", "panic: oh no"}, removed: 1},
 		{name: "ended with an announcement", pod: ended(`{"mirrordAgent":1,"error":"no kernel support"}`), more: log(""), says: []string{"no kernel support"}, removed: 1},
 		{name: "odd address", pod: same, more: log(strings.Replace(announced, "127.0.0.1:4242", "nowhere", 1)), says: []string{`announced "nowhere"`}, removed: 1},

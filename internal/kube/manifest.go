@@ -73,8 +73,10 @@ type capability struct {
 // Capabilities of an agent that enters its target's namespaces from outside. One that is
 // disabled costs what it is for.
 var jobCapabilities = append([]capability{
-	{"SYS_ADMIN", "enter the target's network namespace"},
+	{enterCapability, "enter the target's network namespace"},
 }, ephemeralCapabilities...)
+
+const enterCapability corev1.Capability = "SYS_ADMIN"
 
 // Capabilities of an agent that is in its target's pod already.
 var ephemeralCapabilities = []capability{

@@ -22,9 +22,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,6 +36,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session/autoport"
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
+	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -120,17 +123,30 @@ func (e *LostError) Error() string {
 // Unwrap returns the cause.
 func (e *LostError) Unwrap() error { return e.Cause }
 
-// CapabilityError says that the agent can't steal connections where it runs.
-type CapabilityError struct{ Problem string }
+// CapabilityError says that the agent can't do what the session needs.
+type CapabilityError struct {
+	// Problem is what it can't do, and the agent's reason.
+	Problem string
+	// Disabled are the capabilities that the configuration takes from the agent.
+	Disabled []string
+	// Otherwise is what else the user can choose.
+	Otherwise string
+	// Err is the agent's answer, if it was asked.
+	Err error
+}
 
 // Error gives the agent's reason.
-func (e *CapabilityError) Error() string {
-	return "the agent can't steal the target's connections: " + e.Problem
-}
+func (e *CapabilityError) Error() string { return e.Problem }
+
+// Unwrap returns the agent's answer.
+func (e *CapabilityError) Unwrap() error { return e.Err }
 
 // Hint says what else there is.
 func (e *CapabilityError) Hint() string {
-	return "\"agent.disabled_capabilities\" must not list NET_ADMIN; or choose another \"feature.network.incoming.mode\": mirror or off."
+	if len(e.Disabled) == 0 {
+		return "You can " + e.Otherwise + "."
+	}
+	return fmt.Sprintf("\"agent.disabled_capabilities\" takes %s from the agent: give back what it lacks, or %s.", strings.Join(e.Disabled, ", "), e.Otherwise)
 }
 
 // Run runs one session to its end. It blocks until the process has exited and everything
@@ -224,14 +240,23 @@ func (s *session) incomingConfig(w wire.Welcome) config.Incoming {
 func (s *session) able(w wire.Welcome) error {
 	switch mode := s.incomingConfig(w).Mode; {
 	case mode == config.IncomingSteal && w.StealProblem != "":
-		return &CapabilityError{Problem: w.StealProblem}
+		return s.incapable("the agent can't steal the target's connections: "+w.StealProblem, nil,
+			`choose another "feature.network.incoming.mode": mirror or off`)
 	case mode == config.IncomingMirror && w.MirrorProblem != "":
-		s.o.Observer.Event(Event{
-			Kind: "notice", Warning: true,
-			Text: "the agent can't mirror the target's connections, none will arrive: " + w.MirrorProblem,
-		})
+		e := s.incapable("the agent can't mirror the target's connections, none will arrive: "+w.MirrorProblem, nil,
+			`set "feature.network.incoming.mode" to "off"`)
+		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: e.Error() + ". " + e.Hint()})
 	}
 	return nil
+}
+
+func (s *session) incapable(problem string, err error, otherwise string) *CapabilityError {
+	agent := s.o.Plan.config.Agent
+	e := &CapabilityError{Problem: problem, Otherwise: otherwise, Err: err}
+	if !agent.Privileged {
+		e.Disabled = agent.DisabledCapabilities
+	}
+	return e
 }
 
 // chosen says whether the process left a port to the kernel. In doubt it did not.
@@ -250,7 +275,11 @@ func (s *session) environment(ctx context.Context) (_ []string, err error) {
 	if p.rules.NeedsTarget() && !s.targetless {
 		end := s.o.Observer.Phase("environment", "reading the target's environment")
 		defer func() { end(err) }()
-		if target, err = s.environ(ctx); err != nil {
+		target, err = s.environ(ctx)
+		if refused, ok := errors.AsType[*remote.RequestError](err); ok && errors.Is(refused, fs.ErrPermission) {
+			return nil, s.incapable(refused.Error(), err, `do without it: "feature": {"env": false}`)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("reading the target's environment: %w", err)
 		}
 	}

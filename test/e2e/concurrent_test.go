@@ -43,7 +43,9 @@ func TestTwoSessionsStealOnePort(t *testing.T) {
 		answers("first")
 	}
 	waiting := steal("second", "18080", second, false)
-	waiting.event("it waits", func(l progress.Line) bool { return l.Event == "port-failed" && strings.Contains(l.Text, "it will be when") })
+	waiting.event("it waits", func(l progress.Line) bool {
+		return l.Event == "port-failed" && strings.Contains(l.Text, "it will be when")
+	})
 	answers("first")
 	first.stop()
 	waiting.subscribed(8080)

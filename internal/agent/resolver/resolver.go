@@ -75,6 +75,13 @@ func (r *Resolver) Close() {
 	r.wg.Wait()
 }
 
+// Ready says whether the files that tell how names are resolved can be read: without them,
+// every question fails.
+func (r *Resolver) Ready() error {
+	_, err := r.files.load()
+	return err
+}
+
 // Exchange answers one query in wire format. Transport says how long the answer may be: one
 // that does not fit a client over UDP is truncated, so that it asks again over TCP.
 //

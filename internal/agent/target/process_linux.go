@@ -215,7 +215,7 @@ func (p *Process) openat(name string, flags int) (*os.File, error) {
 		return nil, err
 	}
 	if oerr != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: oerr}
+		return nil, lacking(&os.PathError{Op: "open", Path: name, Err: oerr})
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }

@@ -90,7 +90,13 @@ func (c *control) hello() error {
 	c.s.log.Info("a client is here", "client", m.Hello.Client, "session", m.Hello.SessionID)
 	// From here on the client understands a goodbye, also instead of the welcome.
 	close(c.s.greeted)
-	return c.send(wire.Control{Welcome: w.welcome()}, writeTimeout)
+	if err := c.send(wire.Control{Welcome: w.welcome()}, writeTimeout); err != nil {
+		return err
+	}
+	if err := w.resolver.Ready(); err != nil {
+		c.notify(wire.Notice{Level: "warning", Text: "names can't be looked up in the target's place: " + err.Error()})
+	}
+	return nil
 }
 
 // awaitEnd lets our last words arrive.
