@@ -138,6 +138,10 @@ func (b *batch) send(frames []byte) {
 	b.changed.Broadcast()
 }
 
+// SetWriteDeadline does nothing: how long a write may take is decided below, where a carrier can be
+// replaced. The multiplexer would end the session.
+func (b *batch) SetWriteDeadline(time.Time) error { return nil }
+
 // Read gives what the peer sent. After a failed write it says why that failed.
 func (b *batch) Read(p []byte) (int, error) {
 	n, err := b.Conn.Read(p)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mirrord-go/mirrord/internal/gather"
 )
 
 // counted is a carrier that counts the writes to it, and fails them when told to.
@@ -174,7 +176,7 @@ func TestStuckCarrier(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := below(x)
+		g := gather.New(x, false)
 		b := newBatch(tlsStub(g, a), g)
 		written := make(chan int)
 		go func() {

@@ -10,24 +10,36 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
 
 	"github.com/mirrord-go/mirrord/internal/gather"
+	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 )
 
 // handshakeTimeout bounds how long a carrier may take to prove the peer's key.
 const handshakeTimeout = 20 * time.Second
 
-// Client starts a session on the carrier as the side that dialled it. It blocks until both
-// keys are proven, ctx ends, or 20 seconds have passed, and owns the carrier from then on,
-// also when it fails.
+// Client starts a session on one carrier as the side that dialled it, and the session ends with it;
+// that of [Dial] does not. It blocks until both keys are proven, ctx ends, or 20 seconds have passed, and owns the
+// carrier from then on, also when it fails.
 func Client(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	below := below(carrier)
+	first := func(context.Context) (net.Conn, error) { return carrier, nil }
+	return Dial(ctx, quiet, first, id, peer, resume.Options{Grace: -1})
+}
+
+// Dial starts a session on a carrier that dial returns, as the client, and calls dial again whenever a carrier
+// broke. It blocks until both keys are proven, ctx ends, or 20 seconds have passed since there was a carrier.
+// An error of dial is returned as it is.
+func Dial(ctx context.Context, log *slog.Logger, dial func(context.Context) (net.Conn, error), id *Identity, peer Fingerprint, o resume.Options) (Session, error) {
+	carrier, err := resume.Dial(ctx, log, dial, o)
+	if err != nil {
+		return nil, err
+	}
+	below := gather.New(carrier, false)
 	c := tls.Client(below, id.tlsConfig(peer))
-	if err := handshake(ctx, c); err != nil {
+	if err := handshake(ctx, c, carrier); err != nil {
 		return nil, err
 	}
 	b := newBatch(c, below)
@@ -35,11 +47,19 @@ func Client(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprin
 	return newMux(m, b, err)
 }
 
-// Server starts a session on the carrier as the side that accepted it. See [Client].
+// Server starts a session on one carrier as the side that accepted it, see [Client]. On a connection of a
+// [resume.Server] the session outlives its carriers.
 func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
-	below := below(carrier)
+	conn, ok := carrier.(*resume.Conn)
+	if !ok {
+		var err error
+		if conn, err = resume.NewServer(quiet, resume.Options{Grace: -1}).Accept(ctx, carrier); err != nil {
+			return nil, fmt.Errorf("securing the tunnel: %w", err)
+		}
+	}
+	below := gather.New(conn, false)
 	c := tls.Server(below, id.tlsConfig(peer))
-	if err := handshake(ctx, c); err != nil {
+	if err := handshake(ctx, c, conn); err != nil {
 		return nil, err
 	}
 	b := newBatch(c, below)
@@ -47,29 +67,42 @@ func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprin
 	return newMux(m, b, err)
 }
 
-// below is what TLS writes to and reads from.
-func below(carrier net.Conn) *gather.Conn {
-	_, socket := carrier.(syscall.Conn)
-	return gather.New(carrier, socket)
-}
+// quiet is for carriers that are not replaced, of which there is nothing to log.
+var quiet = slog.New(slog.DiscardHandler)
 
-func handshake(ctx context.Context, c *tls.Conn) error {
+// resumeLabel names the secret by which a connection is resumed, see RFC 8446, 7.5.
+const resumeLabel = "EXPORTER-mirrord-resume"
+
+// handshake proves the keys of both sides, from which on the carrier may break.
+func handshake(ctx context.Context, c *tls.Conn, carrier *resume.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	if err := c.HandshakeContext(ctx); err != nil {
+	err := c.HandshakeContext(ctx)
+	if err == nil {
+		err = bind(c, carrier)
+	}
+	if err != nil {
 		_ = c.Close()
 		return fmt.Errorf("securing the tunnel: %w", err)
 	}
 	return nil
 }
 
+func bind(c *tls.Conn, carrier *resume.Conn) error {
+	state := c.ConnectionState()
+	secret, err := state.ExportKeyingMaterial(resumeLabel, nil, 32)
+	if err != nil {
+		return err
+	}
+	return carrier.Bind(secret)
+}
+
 func muxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
-	// The windows grow with the measured round trip up to 16 MiB. A session that is
-	// saturated but healthy must not be taken for dead, so writes may take a minute,
-	// and silence (no answer to a ping) decides.
-	c.ConnectionWriteTimeout = 60 * time.Second
-	c.KeepAliveInterval = 10 * time.Second
+	// The windows grow with the measured round trip up to 16 MiB. What is dead is decided below, where
+	// a carrier can be replaced: here, a pause is just a connection that is slow.
+	c.EnableKeepAlive = false
+	c.ConnectionWriteTimeout = 24 * time.Hour
 	c.AcceptBacklog = 4096
 	c.MaxIncomingStreams = 1 << 20
 	c.ReadBufSize = 64 << 10

@@ -14,7 +14,8 @@ import (
 // Options say how long and with how much memory a connection is kept. The zero value has
 // the defaults.
 type Options struct {
-	// Grace is how long a connection waits for its next carrier; 5 minutes by default.
+	// Grace is how long a connection waits for its next carrier; 5 minutes by default. Below zero it ends
+	// with its first carrier.
 	Grace time.Duration
 	// Window bounds the memory, in bytes, for what the peer has not acknowledged; 8 MiB by default and
 	// 1 MiB at least. With more in it, Write waits.
@@ -48,7 +49,7 @@ const (
 )
 
 func (o Options) withDefaults() Options {
-	if o.Grace <= 0 {
+	if o.Grace == 0 {
 		o.Grace = defaultGrace
 	}
 	if o.Window <= 0 {
@@ -139,9 +140,11 @@ func (c *Conn) Bind(secret []byte) error {
 		return errors.New("resume: bound already")
 	}
 	c.keys = k
-	if c.server != nil {
+	switch {
+	case c.opts.Grace < 0:
+	case c.server != nil:
 		c.server.add(c)
-	} else {
+	default:
 		c.work.Go(c.resume)
 	}
 	return nil

@@ -22,7 +22,7 @@ func (c *Conn) broken(cr *carrier, cause error) {
 	case c.err != nil:
 	case c.ended:
 		c.end(net.ErrClosed)
-	case c.keys == nil:
+	case c.keys == nil || c.opts.Grace < 0:
 		c.end(cause)
 	default:
 		c.log.Debug("the carrier of a tunnel broke", "err", cause)
