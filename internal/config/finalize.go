@@ -115,9 +115,9 @@ func (f *Field) asksNothing(value any) bool {
 func (v *verifier) target() {
 	path := v.c.Target.Path
 	switch path.Kind {
-	case CronJob, Service, Rollout, Label:
+	case Rollout:
 		v.fail("target.path", fmt.Sprintf("targets of the kind %s are not supported yet", path.Kind),
-			"name a pod, deployment, statefulset, daemonset, replicaset or job")
+			"name its pods, with label/KEY=VALUE")
 	case Targetless:
 		if v.undecided {
 			return

@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 		Key: "k",
 		Feature: Feature{
 			Network: Network{
-				Incoming: Incoming{Mode: IncomingMirror},
+				Incoming: Incoming{Mode: IncomingMirror, OnConcurrentSteal: ConcurrentStealAbort},
 				Outgoing: Outgoing{TCP: true, UDP: true},
 				DNS:      DNS{Enabled: true},
 				IPv6:     true,

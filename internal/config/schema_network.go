@@ -46,8 +46,9 @@ func networkFields() []Field {
 		}),
 		incoming(Field{
 			Path: "on_concurrent_steal", kind: kindText, Enum: []string{"abort", "override", "continue"}, Default: "abort",
-			Env: []string{"MIRRORD_OPERATOR_ON_CONCURRENT_STEAL"}, Status: Ignored, Note: "it needs an operator; a second steal of a port is refused",
-			Doc: "What to do when another session steals the same port.",
+			Env:  []string{"MIRRORD_OPERATOR_ON_CONCURRENT_STEAL"},
+			bind: atText(func(c *Config) *ConcurrentSteal { return &c.Feature.Network.Incoming.OnConcurrentSteal }),
+			Doc:  "What to do when another session steals the same port: abort and continue go on without it, override takes it. Without an operator it is abort.",
 		}),
 		filter(Field{
 			Path: "header_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER"}, check: checkLookaroundPattern,

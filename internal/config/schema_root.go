@@ -12,7 +12,7 @@ func rootFields() []Field {
 		{
 			Path: "target.path", kind: kindTarget, Env: []string{"MIRRORD_IMPERSONATED_TARGET"}, Flag: "-t, --target",
 			bind: at(func(c *Config) *TargetPath { return &c.Target.Path }), DefaultText: `"targetless"`,
-			Doc: `The workload: KIND/NAME[/container/CONTAINER] with pod, deployment (deploy), statefulset, daemonset, replicaset or job; or "targetless". As an object: {"deployment": NAME, "container": CONTAINER}.`,
+			Doc: `The workload: KIND/NAME[/container/CONTAINER] with pod, deployment (deploy), statefulset, daemonset, replicaset, job, cronjob or service; label/KEY=VALUE[,KEY=VALUE]; or "targetless". As an object: {"deployment": NAME, "container": CONTAINER}.`,
 		},
 		{
 			Path: "target.namespace", kind: kindText, Env: []string{"MIRRORD_TARGET_NAMESPACE"}, Flag: "-n, --target-namespace",
@@ -38,8 +38,8 @@ func rootFields() []Field {
 		},
 		{
 			Path: "operator", kind: kindBool, Env: []string{"MIRRORD_OPERATOR_ENABLE"}, bind: atOptional(func(c *Config) **bool { return &c.Operator }),
-			Status: Refused, Note: "there is no operator for this version; remove the field, or set it to false",
-			Doc: "true must use the operator, false never does, unset uses one that is there.",
+			DefaultText: "an operator that is there is used",
+			Doc: "true must use the operator, false never does. Unset, one that is installed is used, also when it refuses the session.",
 		},
 		{
 			Path: "multi_cluster", kind: kindBool, Env: []string{"MIRRORD_MULTI_CLUSTER"}, Status: Refused,

@@ -107,7 +107,19 @@ type Incoming struct {
 	Ports []uint16 `json:"ports,omitempty"`
 	// IgnoreLocalhost leaves listeners on loopback addresses alone.
 	IgnoreLocalhost bool `json:"ignore_localhost"`
+	// OnConcurrentSteal says what happens when another session steals the same port.
+	OnConcurrentSteal ConcurrentSteal `json:"on_concurrent_steal,omitempty"`
 }
+
+// ConcurrentSteal says what happens to a steal of a port that another session has.
+type ConcurrentSteal string
+
+// Values of [ConcurrentSteal].
+const (
+	ConcurrentStealAbort    ConcurrentSteal = "abort" // default
+	ConcurrentStealOverride ConcurrentSteal = "override"
+	ConcurrentStealContinue ConcurrentSteal = "continue"
+)
 
 // Outgoing configures connections that the local process makes.
 type Outgoing struct {

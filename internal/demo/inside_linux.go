@@ -200,7 +200,7 @@ func (s *stage) begin(ctx context.Context, cfg *config.Config) (*play, error) {
 	go func() {
 		status, err := session.Run(ctx, s.log, session.Options{
 			Plan: plan, ID: "demo-" + strconv.Itoa(s.count), Build: "demo",
-			Identity: id, Attachments: session.Single(session.Attachment{Name: "demo", Title: "the pod", Agent: agent}),
+			Identity: id, Attachments: session.Single(session.Attachment{Name: "demo", Pod: "demo", Agent: agent}),
 			Stdin: stdinR, Stdout: stdoutW, Stderr: os.Stderr,
 			Observer: p,
 		})

@@ -99,7 +99,7 @@ func TestUnreachable(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = c.Close() }()
-			_, err = c.ResolveTarget(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
+			_, err = c.FindWorkload(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
 			says(t, err, test.says...)
 			if reasonOf(err) != test.reason {
 				t.Errorf("reason = %q, want %q", reasonOf(err), test.reason)
@@ -126,7 +126,7 @@ clusters: [{name: b, cluster: {server: %q, certificate-authority-data: %s, tls-s
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = c.ResolveTarget(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
+		_, err = c.FindWorkload(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
 		if got := reasonOf(err); got != test.want {
 			t.Errorf("accept %v: %v", test.accept, err)
 		}
@@ -146,7 +146,7 @@ func TestRetry(t *testing.T) {
 			status(http.StatusForbidden, "Forbidden", "no")(w, r)
 		},
 	})
-	_, err := connect(t, s.URL).ResolveTarget(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
+	_, err := connect(t, s.URL).FindWorkload(t.Context(), config.TargetPath{Kind: config.Pod, Name: "x"}, "")
 	if e := new(MissingRulesError); !errors.As(err, &e) || n != 2 {
 		t.Errorf("after %d requests: %v", n, err)
 	}

@@ -3,7 +3,7 @@
 //
 // [Connect] reads a kubeconfig and gives a [Cluster]. A cluster lists what a session can
 // attach to ([Cluster.ListTargets]), finds the one pod and container that a target path
-// means ([Cluster.ResolveTarget]), keeps profiles ([Cluster.Profiles]) and starts an agent
+// means ([Cluster.FindWorkload]), keeps profiles ([Cluster.Profiles]) and starts an agent
 // beside a target ([Cluster.StartAgent]). An [Agent] announces its key in its log and is
 // dialled through the API server ([Agent.Dial]); the user needs no route into the cluster.
 //

@@ -60,7 +60,7 @@ func TestDocumentedRoles(t *testing.T) {
 		}
 	}
 	optional := []Rule{events.rule("list", ""), {Verb: "get", Resource: "pods/portforward"}}
-	targets := []Rule{pods.rule("get", ""), pods.rule("list", ""), replicaSets.rule("get", ""), replicaSets.rule("list", "")}
+	targets := []Rule{pods.rule("get", ""), pods.rule("list", ""), pods.rule("watch", ""), replicaSets.rule("get", ""), replicaSets.rule("list", "")}
 	for _, k := range workloadKinds {
 		targets = append(targets, k.resource.rule("get", ""), k.resource.rule("list", ""))
 	}

@@ -1,30 +1,23 @@
 package kube
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
-// Target is the one pod and container that a session attaches to.
+// Target is one pod and container that a session attaches to.
 type Target struct {
 	// Path is what the user named.
 	Path config.TargetPath
-	// Chosen says how the pod was chosen, for the user: "the oldest of 3 ready pods".
-	Chosen string
 
 	Namespace, Pod, PodUID, Node string
 	// Container is the container's name, ContainerID the id that the node's runtime
@@ -36,31 +29,12 @@ type Target struct {
 	HostNetwork bool
 	// Probes are the kubelet's probes of each port of the pod.
 	Probes map[uint16][]wire.Probe
+	// Ending says that the pod is being deleted.
+	Ending bool
 }
 
-// ResolveTarget finds the pod and container that path means; an empty namespace is the
-// context's. Of a workload's pods it takes the oldest ready one, of a deployment the
-// oldest of its newest revision. It fails with an [*Error] whose reason is one of
-// [ReasonNotFound], [ReasonNotReady], [ReasonContainer] and [ReasonUnsupported], or those
-// of every call, or with a [*MissingRulesError].
-func (c *Cluster) ResolveTarget(ctx context.Context, path config.TargetPath, namespace string) (*Target, error) {
-	if namespace == "" {
-		namespace = c.namespace
-	}
-	var pod *corev1.Pod
-	var chosen string
-	var err error
-	switch {
-	case path.Kind == config.Pod:
-		pod, err = c.namedPod(ctx, path, namespace)
-	case slices.Contains(TargetKinds(), path.Kind):
-		pod, chosen, err = c.podOf(ctx, path, namespace)
-	default:
-		err = needsOperator(path)
-	}
-	if err != nil {
-		return nil, err
-	}
+// newTarget is the pod as a target of path. The pod runs.
+func newTarget(pod *corev1.Pod, path config.TargetPath) (*Target, error) {
 	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
 		return nil, &Error{
 			Reason: ReasonUnsupported, Doing: "attaching to pod " + pod.Name,
@@ -69,10 +43,12 @@ func (c *Cluster) ResolveTarget(ctx context.Context, path config.TargetPath, nam
 		}
 	}
 	t := &Target{
-		Path: path, Chosen: chosen, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
+		Path: path, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
 		Node: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, Probes: probesOf(pod),
+		Ending: pod.DeletionTimestamp != nil,
 	}
 	t.PodIPs, t.HostIPs = podAddrs(pod)
+	var err error
 	if t.Container, err = chooseContainer(pod, path.Container); err != nil {
 		return nil, err
 	}
@@ -84,22 +60,29 @@ func (c *Cluster) ResolveTarget(ctx context.Context, path config.TargetPath, nam
 
 // targetRules are the rights to find a target of a kind.
 func targetRules(k config.TargetKind, namespace string) []Rule {
-	if k == config.Pod {
+	list := pods.rule("list", namespace)
+	switch k {
+	case config.Pod:
 		return []Rule{pods.rule("get", namespace)}
+	case config.Label:
+		return []Rule{list}
 	}
-	rules := []Rule{workloadKinds[k].resource.rule("get", namespace), pods.rule("list", namespace)}
-	if k == config.Deployment {
+	rules := []Rule{workloadKinds[k].resource.rule("get", namespace), list}
+	switch k {
+	case config.Deployment:
 		rules = append(rules, replicaSets.rule("list", namespace))
+	case config.CronJob:
+		rules = append(rules, jobs.rule("list", namespace))
 	}
 	return rules
 }
 
-func needsOperator(path config.TargetPath) error {
+func unsupported(path config.TargetPath) error {
 	return &Error{
 		Reason: ReasonUnsupported,
 		Doing:  "choosing the target " + path.String(),
-		Why:    fmt.Sprintf("targets of kind %q need the operator, which is not available yet", path.Kind),
-		Next:   "Name a pod, deployment, statefulset, daemonset, replicaset or job. \"mirrord ls\" lists them.",
+		Why:    fmt.Sprintf("targets of kind %q are not supported yet", path.Kind),
+		Next:   "Name a pod, a workload, a service or labels. \"mirrord ls\" lists what there is.",
 	}
 }
 
@@ -118,80 +101,6 @@ func (c *Cluster) namedPod(ctx context.Context, path config.TargetPath, namespac
 	return pod, nil
 }
 
-func (c *Cluster) podOf(ctx context.Context, path config.TargetPath, namespace string) (*corev1.Pod, string, error) {
-	kind := workloadKinds[path.Kind]
-	obj := kind.object()
-	if err := c.get(ctx, kind.resource, namespace, path.Name, obj); err != nil {
-		return nil, "", c.notThere(ctx, err, path, namespace, kind.resource)
-	}
-	w := kind.of(obj)[0]
-	selector := metav1.FormatLabelSelector(w.selector)
-	doing := fmt.Sprintf("looking for the pods of %s", path.String())
-	owners := map[types.UID]int{w.meta.UID: 0}
-	if path.Kind == config.Deployment {
-		var list appsv1.ReplicaSetList
-		if err := c.list(ctx, replicaSets, namespace, metav1.ListOptions{LabelSelector: selector}, &list); err != nil {
-			return nil, "", c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
-		}
-		owners = revisions(list.Items, w.meta.UID)
-	}
-	var list corev1.PodList
-	if err := c.list(ctx, pods, namespace, metav1.ListOptions{LabelSelector: selector}, &list); err != nil {
-		return nil, "", c.explainAll(ctx, err, doing, targetRules(path.Kind, namespace))
-	}
-	return choosePod(list.Items, owners, path, namespace)
-}
-
-// revisions maps the replica sets that a deployment owns to their revisions.
-func revisions(sets []appsv1.ReplicaSet, deployment types.UID) map[types.UID]int {
-	owners := map[types.UID]int{}
-	for _, rs := range sets {
-		if owner := metav1.GetControllerOf(&rs); owner != nil && owner.UID == deployment {
-			n, err := strconv.Atoi(rs.Annotations["deployment.kubernetes.io/revision"])
-			if err != nil {
-				n = 0 // an old or foreign replica set: it comes last
-			}
-			owners[rs.UID] = n
-		}
-	}
-	return owners
-}
-
-// choosePod takes the oldest ready pod of the highest revision among those that one of the
-// owners controls. Labels alone don't say whose a pod is: workloads may share them.
-func choosePod(list []corev1.Pod, owners map[types.UID]int, path config.TargetPath, namespace string) (*corev1.Pod, string, error) {
-	revision := func(p *corev1.Pod) int { return owners[metav1.GetControllerOf(p).UID] }
-	var fit, unfit []*corev1.Pod
-	for i := range list {
-		pod := &list[i]
-		owner := metav1.GetControllerOf(pod)
-		if owner == nil {
-			continue
-		}
-		if _, ours := owners[owner.UID]; !ours {
-			continue
-		}
-		if ready(pod) {
-			fit = append(fit, pod)
-		} else {
-			unfit = append(unfit, pod)
-		}
-	}
-	if len(fit) == 0 {
-		return nil, "", noReadyPod(unfit, path, namespace)
-	}
-	slices.SortFunc(fit, func(a, b *corev1.Pod) int {
-		return cmp.Or(
-			cmp.Compare(revision(b), revision(a)),
-			a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
-			strings.Compare(a.Name, b.Name))
-	})
-	if len(fit) == 1 {
-		return fit[0], "its only ready pod", nil
-	}
-	return fit[0], fmt.Sprintf("the oldest of %d ready pods", len(fit)), nil
-}
-
 // maxReasons bounds how many pods an error speaks of.
 const maxReasons = 5
 
@@ -201,6 +110,10 @@ func noReadyPod(unfit []*corev1.Pod, path config.TargetPath, namespace string) e
 		Doing:  "attaching to " + path.String(),
 		Why:    "it has no pods",
 		Next:   fmt.Sprintf("Does it have replicas? \"kubectl describe %s %s -n %s\" tells more.", path.Kind, path.Name, namespace),
+	}
+	if path.Kind == config.Label {
+		e.Why = fmt.Sprintf("no pod of namespace %q has these labels", namespace)
+		e.Next = fmt.Sprintf("\"kubectl get pods -n %s --show-labels\" shows what there is.", namespace)
 	}
 	if len(unfit) == 0 {
 		return e

@@ -57,6 +57,14 @@ func crashing(p *corev1.Pod) {
 	}
 }
 
+func podNames(targets []*Target) []string {
+	var names []string
+	for _, t := range targets {
+		names = append(names, t.Pod)
+	}
+	return names
+}
+
 func podList(pods ...corev1.Pod) http.HandlerFunc {
 	return object(corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: pods})
 }
@@ -84,10 +92,14 @@ func TestResolvePod(t *testing.T) {
 	})
 	s := newServer(t, map[string]http.HandlerFunc{"GET /api/v1/namespaces/shop/pods/shop-1": object(pod)})
 	path := config.TargetPath{Kind: config.Pod, Name: "shop-1"}
-	got, err := connect(t, s.URL).ResolveTarget(t.Context(), path, "")
+	found, err := connect(t, s.URL).FindWorkload(t.Context(), path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !found.Fixed() || found.Namespace() != "shop" {
+		t.Errorf("found %+v", found)
+	}
+	got := found.Targets()[0]
 	want := &Target{
 		Path: path, Namespace: "shop", Pod: "shop-1", PodUID: "uid-shop-1", Node: "node-1",
 		Container: "app", ContainerID: "abc",
@@ -113,14 +125,13 @@ func TestResolveDeployment(t *testing.T) {
 		}}
 	}
 	for _, test := range []struct {
-		name   string
-		pods   []corev1.Pod
-		pod    string
-		chosen string
-		says   []string
+		name string
+		pods []corev1.Pod
+		want []string
+		says []string
 	}{
 		{
-			name: "oldest ready of the newest revision",
+			name: "the ready ones, the oldest of the newest revision first",
 			pods: []corev1.Pod{
 				readyPod("old", ownedBy("rs-1", time.Hour)),
 				readyPod("young", ownedBy("rs-2", time.Second)),
@@ -129,9 +140,9 @@ func TestResolveDeployment(t *testing.T) {
 				readyPod("older-but-leaving", ownedBy("rs-2", time.Hour), deleting),
 				readyPod("same labels, other owner", ownedBy("rs-x", time.Hour)),
 				readyPod("same labels, no owner"),
-			}, pod: "oldest", chosen: "the oldest of 3 ready pods",
+			}, want: []string{"oldest", "young", "old"},
 		},
-		{name: "one", pods: []corev1.Pod{readyPod("only", ownedBy("rs-1", 0))}, pod: "only", chosen: "its only ready pod"},
+		{name: "one", pods: []corev1.Pod{readyPod("only", ownedBy("rs-1", 0))}, want: []string{"only"}},
 		{name: "none at all", says: []string{"deployment/shop", "no pods", "replicas"}},
 		{name: "none ready", pods: []corev1.Pod{
 			readyPod("a", ownedBy("rs-2", 0), crashing), readyPod("b", ownedBy("rs-2", 0), unready), readyPod("c", ownedBy("rs-2", 0), deleting),
@@ -158,7 +169,7 @@ func TestResolveDeployment(t *testing.T) {
 				})),
 				"GET /api/v1/namespaces/shop/pods": byLabel(podList(test.pods...)),
 			})
-			got, err := connect(t, s.URL).ResolveTarget(t.Context(), config.TargetPath{Kind: config.Deployment, Name: "shop"}, "")
+			got, err := connect(t, s.URL).FindWorkload(t.Context(), config.TargetPath{Kind: config.Deployment, Name: "shop"}, "")
 			if test.says != nil {
 				says(t, err, test.says...)
 				if reasonOf(err) != ReasonNotReady {
@@ -169,8 +180,8 @@ func TestResolveDeployment(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Pod != test.pod || got.Chosen != test.chosen {
-				t.Errorf("chose %q as %q", got.Pod, got.Chosen)
+			if diff := cmp.Diff(test.want, podNames(got.Targets())); diff != "" || got.Fixed() {
+				t.Error(diff, got.Fixed())
 			}
 		})
 	}
@@ -191,6 +202,8 @@ func TestResolveRefusals(t *testing.T) {
 		"GET /api/v1/namespaces/shop/pods/shop-1":           object(pod),
 		"GET /api/v1/namespaces/shop/pods/crashing":         object(readyPod("crashing", crashing)),
 		"GET /apis/apps/v1/namespaces/shop/deployments":     respond(http.StatusOK, names),
+		"GET /api/v1/namespaces/shop/services/outside":      respond(http.StatusOK, `{"kind":"Service","apiVersion":"v1","metadata":{"name":"outside"}}`),
+		"GET /api/v1/namespaces/shop/pods":                  podList(),
 		"GET /apis/batch/v1/namespaces/shop/jobs":           respond(http.StatusOK, `{"items":[]}`),
 		"GET /apis/apps/v1/namespaces/shop/daemonsets/mail": status(http.StatusForbidden, "Forbidden", `User "dev" cannot get`),
 		"GET /apis/apps/v1/namespaces/shop/statefulsets/db": status(http.StatusInternalServerError, "Whatever", "etcd is on fire"),
@@ -210,11 +223,12 @@ func TestResolveRefusals(t *testing.T) {
 		{"ended container", config.TargetPath{Kind: config.Pod, Name: "shop-1", Container: "worker"}, ReasonContainer, []string{"it ended with code 3"}},
 		{"forbidden", config.TargetPath{Kind: config.DaemonSet, Name: "mail"}, "", []string{"does not let you get daemonsets.apps in namespace shop", `resources: ["daemonsets"]`, "kind: Role"}},
 		{"server error", config.TargetPath{Kind: config.StatefulSet, Name: "db"}, ReasonOther, []string{"etcd is on fire"}},
-		{"service", config.TargetPath{Kind: config.Service, Name: "x"}, ReasonUnsupported, []string{"service/x", "operator"}},
-		{"label", config.TargetPath{Kind: config.Label, Labels: map[string]string{"a": "b"}}, ReasonUnsupported, []string{`"label"`, "operator"}},
+		{"rollout", config.TargetPath{Kind: config.Rollout, Name: "x"}, ReasonUnsupported, []string{"rollout/x", "not supported yet"}},
+		{"service without a selector", config.TargetPath{Kind: config.Service, Name: "outside"}, ReasonUnsupported, []string{"service/outside", "selects no pods"}},
+		{"labels of nothing", config.TargetPath{Kind: config.Label, Labels: map[string]string{"a": "b"}}, ReasonNotReady, []string{"label/a=b", "no pod", "--show-labels"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := connect(t, s.URL).ResolveTarget(t.Context(), test.path, "")
+			_, err := connect(t, s.URL).FindWorkload(t.Context(), test.path, "")
 			says(t, err, test.says...)
 			if reasonOf(err) != test.reason {
 				t.Errorf("reason = %q, want %q: %v", reasonOf(err), test.reason, err)
@@ -268,6 +282,9 @@ func TestListTargets(t *testing.T) {
 		"GET /apis/apps/v1/namespaces/shop/daemonsets":   status(http.StatusForbidden, "Forbidden", "no"),
 		"GET /apis/apps/v1/namespaces/shop/replicasets":  respond(http.StatusOK, `{"kind":"ReplicaSetList","apiVersion":"apps/v1"}`),
 		"GET /apis/batch/v1/namespaces/shop/jobs":        respond(http.StatusOK, `{"kind":"JobList","apiVersion":"batch/v1"}`),
+		"GET /apis/batch/v1/namespaces/shop/cronjobs":    respond(http.StatusOK, `{"kind":"CronJobList","apiVersion":"batch/v1","items":[{"metadata":{"name":"nightly"}}]}`),
+		"GET /api/v1/namespaces/shop/services": respond(http.StatusOK, `{"kind":"ServiceList","apiVersion":"v1","items":[
+			{"metadata":{"name":"outside"}},{"metadata":{"name":"front"},"spec":{"selector":{"app":"shop"}}}]}`),
 		"GET /api/v1/namespaces/shop/pods": podList(
 			readyPod("b", two), readyPod("a"), readyPod("sick", crashing), readyPod("helper", agent)),
 	})
@@ -280,7 +297,7 @@ func TestListTargets(t *testing.T) {
 		return all
 	}
 	got, err := c.ListTargets(t.Context(), "", nil)
-	want := []string{"deployment/mail", "deployment/shop", "pod/a", "pod/b/container/app", "pod/b/container/side"}
+	want := []string{"deployment/mail", "deployment/shop", "cronjob/nightly", "service/front", "pod/a", "pod/b/container/app", "pod/b/container/side"}
 	if diff := cmp.Diff(want, spell(got)); diff != "" {
 		t.Error(diff)
 	}
@@ -290,8 +307,8 @@ func TestListTargets(t *testing.T) {
 	if diff := cmp.Diff(want[:2], spell(got)); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	_, err = c.ListTargets(t.Context(), "shop", []config.TargetKind{config.Service})
+	_, err = c.ListTargets(t.Context(), "shop", []config.TargetKind{config.Rollout})
 	if reasonOf(err) != ReasonUnsupported {
-		t.Errorf("listing services: %v", err)
+		t.Errorf("listing rollouts: %v", err)
 	}
 }

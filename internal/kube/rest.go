@@ -32,12 +32,14 @@ type resource struct {
 var (
 	pods         = resource{corev1.SchemeGroupVersion, "pods"}
 	namespaces   = resource{corev1.SchemeGroupVersion, "namespaces"}
+	services     = resource{corev1.SchemeGroupVersion, "services"}
 	events       = resource{corev1.SchemeGroupVersion, "events"}
 	deployments  = resource{appsv1.SchemeGroupVersion, "deployments"}
 	statefulSets = resource{appsv1.SchemeGroupVersion, "statefulsets"}
 	daemonSets   = resource{appsv1.SchemeGroupVersion, "daemonsets"}
 	replicaSets  = resource{appsv1.SchemeGroupVersion, "replicasets"}
 	jobs         = resource{batchv1.SchemeGroupVersion, "jobs"}
+	cronJobs     = resource{batchv1.SchemeGroupVersion, "cronjobs"}
 	selfSubject  = resource{authenticationv1.SchemeGroupVersion, "selfsubjectreviews"}
 	selfAccess   = resource{authorizationv1.SchemeGroupVersion, "selfsubjectaccessreviews"}
 )

@@ -29,8 +29,10 @@ func (s *starter) startEphemeral(ctx context.Context) (*Agent, error) {
 	t := s.spec.Target
 	s.namespace, s.pod = t.Namespace, t.Pod
 	doing := fmt.Sprintf("adding an ephemeral container to pod %s", t.Pod)
-	if err := s.c.check(ctx, doing, ephemeralRules(t.Namespace)); err != nil {
-		return nil, err
+	if !s.spec.Again {
+		if err := s.c.check(ctx, doing, ephemeralRules(t.Namespace)); err != nil {
+			return nil, err
+		}
 	}
 	s.container = uniqueName(s.spec.SessionID)
 	body, err := json.Marshal(map[string]any{

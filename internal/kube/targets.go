@@ -15,20 +15,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// TargetKinds are the kinds that a session can attach to without an operator, in the order
-// in which [Cluster.ListTargets] lists them.
+// TargetKinds are the kinds that [Cluster.ListTargets] lists, in its order.
 func TargetKinds() []config.TargetKind {
 	return []config.TargetKind{
-		config.Deployment, config.StatefulSet, config.DaemonSet,
-		config.Job, config.ReplicaSet, config.Pod,
+		config.Deployment, config.StatefulSet, config.DaemonSet, config.CronJob,
+		config.Job, config.Service, config.ReplicaSet, config.Pod,
 	}
 }
 
 // workload is what all kinds of targets have in common.
 type workload struct {
 	meta     metav1.ObjectMeta
-	selector *metav1.LabelSelector
-	replicas int32 // that it has now
+	selector *metav1.LabelSelector // of its pods
+	replicas int32                 // that it has now
 }
 
 // kind is how one kind of workload is read from the API.
@@ -95,7 +94,36 @@ var workloadKinds = map[config.TargetKind]kind{
 			})
 		},
 	},
+	config.CronJob: {
+		cronJobs,
+		func() runtime.Object { return new(batchv1.CronJob) },
+		func() runtime.Object { return new(batchv1.CronJobList) },
+		func(o runtime.Object) []workload {
+			return each(o, func(l *batchv1.CronJobList) []batchv1.CronJob { return l.Items }, func(j *batchv1.CronJob) workload {
+				// A session waits for the next run.
+				return workload{j.ObjectMeta, podsOfJobs, 1}
+			})
+		},
+	},
+	config.Service: {
+		services,
+		func() runtime.Object { return new(corev1.Service) },
+		func() runtime.Object { return new(corev1.ServiceList) },
+		func(o runtime.Object) []workload {
+			return each(o, func(l *corev1.ServiceList) []corev1.Service { return l.Items }, func(s *corev1.Service) workload {
+				if len(s.Spec.Selector) == 0 {
+					return workload{meta: s.ObjectMeta}
+				}
+				return workload{s.ObjectMeta, &metav1.LabelSelector{MatchLabels: s.Spec.Selector}, 1}
+			})
+		},
+	},
 }
+
+// podsOfJobs selects the pods of all jobs.
+var podsOfJobs = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+	{Key: "job-name", Operator: metav1.LabelSelectorOpExists},
+}}
 
 // each makes workloads of a single object T or of a list L of them.
 func each[T, L any](o any, items func(*L) []T, of func(*T) workload) []workload {
@@ -113,8 +141,8 @@ func each[T, L any](o any, items func(*L) []T, of func(*T) workload) []workload 
 }
 
 // ListTargets returns what a session could attach to in a namespace, of the given kinds or
-// of all when there are none: workloads with at least one ready pod, and ready pods, with
-// their containers when they have several. They are in the order of [TargetKinds], then by
+// of all when there are none: workloads with at least one ready pod, cron jobs, services
+// that select pods, and ready pods, with their containers when they have several. They are in the order of [TargetKinds], then by
 // name. Kinds that the user may not list are left out and reported in the error, so paths
 // and error may both be there.
 func (c *Cluster) ListTargets(ctx context.Context, namespace string, kinds []config.TargetKind) ([]config.TargetPath, error) {
@@ -142,7 +170,7 @@ func (c *Cluster) ListTargets(ctx context.Context, namespace string, kinds []con
 	}
 	for _, k := range kinds {
 		if !slices.Contains(TargetKinds(), k) {
-			failed = append(failed, needsOperator(config.TargetPath{Kind: k}))
+			failed = append(failed, unsupported(config.TargetPath{Kind: k}))
 		}
 	}
 	return found, joined(failed)

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -29,14 +30,27 @@ type Agent interface {
 type Attachment struct {
 	// Name is unique among a session's attachments, such as the pod's UID.
 	Name string
-	// Title is what the user calls it, as in "pod shop-1 on node node1".
-	Title string
+	// Pod, Container and Node say where it is, for the user; may be empty.
+	Pod, Container, Node string
+	// HostNetwork says that the pod has its node's network.
+	HostNetwork bool
 	// Agent is removed by the session when it has left.
 	Agent Agent
 	// Probes are the kubelet's probes of the pod by port, ProbeSources the addresses they
 	// come from; may be empty.
 	Probes       map[uint16][]wire.Probe
 	ProbeSources []netip.Addr
+}
+
+// Title is what the user calls it.
+func (a *Attachment) Title() string {
+	switch {
+	case a.Pod == "":
+		return "the agent"
+	case a.Node == "":
+		return "pod " + a.Pod
+	}
+	return fmt.Sprintf("pod %s on node %s", a.Pod, a.Node)
 }
 
 // Attachments are the pods of a session's target as they come and go.
@@ -81,6 +95,18 @@ func (e *EndedError) Error() string {
 	return fmt.Sprintf("the session was ended by %s: %s", e.By, e.Text)
 }
 
+// Abandon removes what was made for a session that does not run.
+func Abandon(ctx context.Context, all Attachments) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
+	u, err := all.Next(ctx)
+	errs := []error{err}
+	for _, a := range u.Attachments {
+		errs = append(errs, a.Agent.Close(ctx))
+	}
+	return errors.Join(append(errs, all.Close(ctx))...)
+}
+
 // Single is the attachments of a session with one agent, which is over when that is lost.
 func Single(a Attachment) Attachments {
 	return &single{attachment: a, lost: make(chan error, 1)}
@@ -110,16 +136,25 @@ func (s *single) Lost(_ Attachment, cause error) { s.once.Do(func() { s.lost <- 
 
 func (s *single) Close(context.Context) error { return nil }
 
-// WithFate adds to the cause of a loss what became of the agent, if that can be found out.
+// WithFate adds to the cause of a loss what became of the agent, if that can be found out and is not
+// the cause.
 func WithFate(ctx context.Context, a Agent, cause error) error {
-	f, ok := a.(interface{ Fate(context.Context) error })
-	if !ok {
+	if _, ok := errors.AsType[*resume.GoneError](cause); ok {
 		return cause
 	}
-	ctx, cancel := context.WithTimeout(ctx, fateTimeout)
-	defer cancel()
-	if fate := f.Fate(ctx); fate != nil {
+	if fate := fate(ctx, a); fate != nil {
 		return errors.Join(fate, cause)
 	}
 	return cause
+}
+
+// fate says why an agent is gone; nil when it is not, or when that is unknown.
+func fate(ctx context.Context, a Agent) error {
+	f, ok := a.(interface{ Fate(context.Context) error })
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, fateTimeout)
+	defer cancel()
+	return f.Fate(ctx)
 }

@@ -88,7 +88,7 @@ func (s *session) settled(ctx context.Context, posts []*post) error {
 
 // without says that the session goes on without a pod that it should have.
 func (s *session) without(p *post) Event {
-	return Event{Kind: "pod-left", Warning: true, Text: fmt.Sprintf("%s is not part of the session: %v", p.Title, p.err)}
+	return Event{Kind: "pod-left", Warning: true, Text: fmt.Sprintf("%s is not part of the session: %v", p.Title(), p.err)}
 }
 
 // follow keeps to the lists until the session is over.
@@ -152,7 +152,7 @@ func (s *session) tell(notices []Event) {
 }
 
 func (s *session) sayLeft(p *post) {
-	text := p.Title + " has left the session"
+	text := p.Title() + " has left the session"
 	if p.cause != nil {
 		text += ": " + p.cause.Error()
 	}
@@ -167,7 +167,7 @@ func (s *session) serve(ctx context.Context, p *post) {
 		s.join(ctx, p)
 		s.stay(ctx, p)
 	} else if ctx.Err() == nil {
-		s.log.Debug("an agent can't be reached", "attachment", p.Title, "error", p.err)
+		s.log.Debug("an agent can't be reached", "attachment", p.Title(), "error", p.err)
 		s.o.Attachments.Lost(p.Attachment, p.err)
 	}
 	select {
@@ -176,7 +176,7 @@ func (s *session) serve(ctx context.Context, p *post) {
 	}
 	if p.client != nil {
 		if err := p.client.Close("the session has ended"); err != nil {
-			s.log.Debug("closing the tunnel", "attachment", p.Title, "error", err)
+			s.log.Debug("closing the tunnel", "attachment", p.Title(), "error", err)
 		}
 	}
 	s.removeAgent(ctx, p.Agent)
@@ -185,7 +185,7 @@ func (s *session) serve(ctx context.Context, p *post) {
 // open opens the tunnel of a post and introduces the session. A client that is returned with
 // an error is of no use, but has to be closed.
 func (s *session) open(ctx context.Context, p *post) (*remote.Client, error) {
-	sess, err := openTunnel(ctx, p.Agent, s.o.Identity)
+	sess, err := s.openTunnel(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (s *session) join(ctx context.Context, p *post) {
 	if p.first || s.posts[p.Name] != p || p.client.Err() != nil {
 		return
 	}
-	text := p.Title + " has joined the session"
+	text := p.Title() + " has joined the session"
 	if s.waiting {
 		text += ", which goes on"
 	}
@@ -271,7 +271,7 @@ func (s *session) refused(name string, sub wire.Subscribe, err error) {
 	title := name
 	s.mu.Lock()
 	if p := s.posts[name]; p != nil {
-		title = p.Title
+		title = p.Title()
 	}
 	s.mu.Unlock()
 	s.o.Observer.Event(Event{

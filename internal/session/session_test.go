@@ -188,7 +188,7 @@ func (r *run) run(ctx context.Context, args ...string) (session.ExitStatus, erro
 	id, agentID := agenttest.Identities(r.t)
 	r.agent = &agent{t: r.t, id: agentID, client: id.Fingerprint(), script: r.script}
 	return session.RunWith(ctx, quiet(), session.Options{
-		Plan: plan, ID: "s1", Build: "test", Identity: id, Attachments: session.Single(session.Attachment{Name: "pod", Title: "the pod", Agent: r.agent}),
+		Plan: plan, ID: "s1", Build: "test", Identity: id, Attachments: session.Single(session.Attachment{Name: "pod", Pod: "shop-1", Agent: r.agent}),
 		Signals: r.signals, Observer: r.observer,
 	}, r.start)
 }

@@ -255,10 +255,6 @@ func TestMistakesInTheConfiguration(t *testing.T) {
 			says: []string{"startup_retry.min_ms: is more than max_ms"},
 		},
 		{
-			name: "operator", file: "c.json", text: `{"target":"pod/a","operator":true}`,
-			says: []string{"operator: is not supported yet"},
-		},
-		{
 			name: "what would send traffic elsewhere", file: "c.json",
 			text: `{"target":"pod/a","feature":{"network":{"incoming":{"mode":"steal","http_filter":{"header_filter":"x: y"}}},"copy_target":true,"split_queues":{"a":{}}}}`,
 			says: []string{"http_filter.header_filter: is not supported yet: without the filter, all requests would be taken", "copy_target", "split_queues"},
@@ -266,8 +262,7 @@ func TestMistakesInTheConfiguration(t *testing.T) {
 		{name: "write to the target's files", flags: []string{"-t", "pod/a", "--fs-mode", "write"}, says: []string{`"write" is not supported yet`}},
 		{name: "targetless and steal", flags: []string{"--steal"}, says: []string{"traffic can only be stolen from a target, and the session has none"}},
 		{name: "targetless and ephemeral", flags: []string{"-e"}, says: []string{"an ephemeral container needs a target, and the session has none"}},
-		{name: "kind that needs the operator", flags: []string{"-t", "service/shop"}, says: []string{"targets of the kind service are not supported yet", "name a pod, deployment"}},
-		{name: "label target", flags: []string{"-t", "label/app=shop"}, says: []string{"targets of the kind label are not supported yet"}},
+		{name: "kind that is not supported", flags: []string{"-t", "rollout/shop"}, says: []string{"targets of the kind rollout are not supported yet", "name its pods"}},
 		{name: "no kind", flags: []string{"-t", "shop"}, says: []string{`"shop" is no target`, `did you mean "pod/shop"?`}},
 		{name: "unknown kind", flags: []string{"-t", "deploymnt/shop"}, says: []string{`did you mean "deployment/shop"?`}},
 		{name: "no name", flags: []string{"-t", "deployment/"}, says: []string{`write "deployment/NAME"`}},

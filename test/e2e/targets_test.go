@@ -77,6 +77,8 @@ func TestTargets(t *testing.T) {
 		{"daemonset/daemon", "daemon", "daemon", "web"},
 		{"replicaset/replica", "replica", "replica", "web"},
 		{"job/job", "job", "job", "web"},
+		{"label/app=deploy", "deploy", "deploy", "web"},
+		{object{"labels": object{"app": "stateful"}}, "stateful", "stateful", "web"},
 		{"deployment/deploy/container/web", "deploy", "deploy", "web"},
 		{"pod/many", "", "first", "first"},
 		{"pod/many/container/second", "", "second", "second"},
@@ -94,7 +96,7 @@ func TestTargets(t *testing.T) {
 			if out := se.out.String(); !strings.HasPrefix(out, "who is "+tt.who+"\n") {
 				t.Errorf("the process's environment is not %s's", tt.who)
 			}
-			sum := se.summary()
+			sum := se.summary().Pods[0]
 			if sum.Container != tt.container {
 				t.Errorf("the summary names the container %s", sum.Container)
 			}

@@ -102,7 +102,7 @@ func (w *world) startCommand(t *testing.T, changes []change, command ...string) 
 		defer close(r.ended)
 		r.status, r.err = session.Run(ctx, slog.New(slog.DiscardHandler), session.Options{
 			Plan: plan, ID: session.NewID(), Build: "test", Identity: id,
-			Attachments: session.Single(session.Attachment{Name: "pod", Title: "the pod", Agent: r.agent}),
+			Attachments: session.Single(session.Attachment{Name: "pod", Pod: "app", Agent: r.agent}),
 			Stdout:      write, Stderr: os.Stderr, Observer: o,
 		})
 		_ = write.Close()

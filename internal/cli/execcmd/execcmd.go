@@ -18,7 +18,6 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/keeper"
-	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
@@ -28,7 +27,7 @@ import (
 // Options of the command.
 type Options struct {
 	Factory *command.Factory
-	// Attach starts an agent beside the target; tests replace it.
+	// Attach gets to the pods of the target; tests replace it.
 	Attach func(ctx context.Context, r Request) (*Attachment, error)
 
 	Flags       *configflags.Flags
@@ -41,7 +40,7 @@ type Options struct {
 	Keep func(mark string) (io.Closer, error)
 }
 
-// Request is what an agent is started for.
+// Request is what is attached for.
 type Request struct {
 	Config    *config.Config
 	SessionID string
@@ -50,12 +49,14 @@ type Request struct {
 	Progress *progress.Reporter
 }
 
-// Attachment is a started agent and what it stands beside.
+// Attachment is how a session gets to the pods of its target.
 type Attachment struct {
-	Agent session.Agent
-	// Target is nil without one.
-	Target *kube.Target
-	// Close releases what the agent was started with, after the session.
+	Attachments session.Attachments
+	// Namespace is the target's.
+	Namespace string
+	// Operator is the name of the session at the operator; empty without one.
+	Operator string
+	// Close releases what the agents were started with, after the session.
 	Close func() error
 }
 
@@ -181,14 +182,14 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 		defer func() { err = errors.Join(err, at.Close()) }()
 	}
 	o := session.Options{
-		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Attachments: at.attachments(),
+		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Attachments: at.Attachments,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Signals:  signals,
 		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
 	}
 	keeper, err := opts.Keep(session.IDVariable + "=" + req.SessionID)
 	if err != nil {
-		return failed, errors.Join(err, at.Agent.Close(context.WithoutCancel(ctx)))
+		return failed, errors.Join(err, session.Abandon(context.WithoutCancel(ctx), at.Attachments))
 	}
 	status, err := session.Run(ctx, opts.Factory.Logger, o)
 	if kerr := keeper.Close(); kerr != nil {

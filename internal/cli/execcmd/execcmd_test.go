@@ -95,7 +95,9 @@ func (s setup) exec(t *testing.T, args ...string) result {
 			if s.attachErr != nil {
 				return nil, s.attachErr
 			}
-			return &Attachment{Agent: r.agent, Target: &kube.Target{Namespace: "default", Pod: "shop-1", Container: "app", Node: "n1", HostNetwork: s.hostNetwork}}, nil
+			return &Attachment{Namespace: "default", Attachments: session.Single(session.Attachment{
+				Agent: r.agent, Pod: "shop-1", Container: "app", Node: "n1", HostNetwork: s.hostNetwork,
+			})}, nil
 		}
 		return run(ctx, opts)
 	})

@@ -25,7 +25,7 @@ func story(r *progress.Reporter) {
 	time.Sleep(4500 * time.Millisecond)
 	end(nil)
 	r.Warning("the agent's version differs")
-	r.Summary(progress.Summary{Target: "deployment/shop", Namespace: "default", Pod: "shop-1", Settings: []progress.Setting{
+	r.Summary(progress.Summary{Target: "deployment/shop", Namespace: "default", Pods: []progress.Pod{{Pod: "shop-1"}}, Settings: []progress.Setting{
 		{Name: "incoming", Value: "off", Origin: origin.Origin{Kind: origin.Flag, Name: "--no-incoming"}},
 	}})
 	end = r.Phase("start", "starting ./server")
@@ -95,7 +95,7 @@ func TestJSON(t *testing.T) {
 			`{"event":"phase","name":"agent","state":"started","text":"starting the agent"}`,
 			`{"event":"phase","name":"agent","seconds":4.5,"state":"done"}`,
 			`{"event":"warning","level":"warning","text":"the agent's version differs"}`,
-			`{"event":"summary","summary":{"namespace":"default","pod":"shop-1","settings":[{"name":"incoming","origin":{"kind":"flag","name":"--no-incoming"},"value":"off"}],"target":"deployment/shop"}}`,
+			`{"event":"summary","summary":{"namespace":"default","pods":[{"pod":"shop-1"}],"settings":[{"name":"incoming","origin":{"kind":"flag","name":"--no-incoming"},"value":"off"}],"target":"deployment/shop"}}`,
 			`{"event":"phase","name":"start","state":"started","text":"starting ./server"}`,
 			`{"error":"exec format error","event":"phase","name":"start","seconds":0,"state":"failed"}`,
 			`{"event":"started","pid":4711,"seconds":4.62}`,

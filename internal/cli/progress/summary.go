@@ -14,18 +14,28 @@ type Summary struct {
 	// Target as the user named it, and its namespace.
 	Target    string `json:"target"`
 	Namespace string `json:"namespace,omitempty"`
-	// Pod, Container and Node are what it came down to.
-	Pod       string `json:"pod,omitempty"`
-	Container string `json:"container,omitempty"`
-	Node      string `json:"node,omitempty"`
-	// Agent says where the agent runs.
-	Agent string `json:"agent,omitempty"`
+	// Pods are what it came down to at the beginning.
+	Pods []Pod `json:"pods,omitempty"`
+	// Operator is the name of the session at the operator; empty without one.
+	Operator string `json:"operator,omitempty"`
 	// Profile is the reference of the profile, Changes its adjustments in order.
 	Profile string   `json:"profile,omitempty"`
 	Changes []string `json:"changes,omitempty"`
 	// Settings are the features.
 	Settings []Setting `json:"settings"`
 }
+
+// Pod is one pod of a session's target.
+type Pod struct {
+	Pod       string `json:"pod,omitempty"`
+	Container string `json:"container,omitempty"`
+	Node      string `json:"node,omitempty"`
+	// Agent says where the agent runs.
+	Agent string `json:"agent,omitempty"`
+}
+
+// maxPods bounds how many pods a summary shows in text.
+const maxPods = 4
 
 // Setting is the value of one feature.
 type Setting struct {
@@ -127,6 +137,16 @@ func where(on bool, yes, no string) string {
 	return no
 }
 
+func (p Pod) text() string {
+	var parts []string
+	for _, q := range []struct{ what, name string }{{"pod", p.Pod}, {"container", p.Container}, {"node", p.Node}} {
+		if q.name != "" {
+			parts = append(parts, q.what+" "+clean(q.name))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
 // text is the summary as a small table.
 func (s Summary) text() string {
 	var rows [][3]string
@@ -135,14 +155,17 @@ func (s Summary) text() string {
 		target += " in namespace " + clean(s.Namespace)
 	}
 	rows = append(rows, [3]string{"target", target})
-	var parts []string
-	for _, p := range []struct{ what, name string }{{"pod", s.Pod}, {"container", s.Container}, {"node", s.Node}} {
-		if p.name != "" {
-			parts = append(parts, p.what+" "+clean(p.name))
+	for i, p := range s.Pods {
+		if i == maxPods {
+			rows = append(rows, [3]string{"", fmt.Sprintf("and %d more pods", len(s.Pods)-i)})
+			break
+		}
+		if text := p.text(); text != "" {
+			rows = append(rows, [3]string{"", text})
 		}
 	}
-	if len(parts) > 0 {
-		rows = append(rows, [3]string{"", strings.Join(parts, ", ")})
+	if s.Operator != "" {
+		rows = append(rows, [3]string{"operator", "session " + clean(s.Operator)})
 	}
 	if s.Profile != "" {
 		changes := "changes nothing"

@@ -109,7 +109,7 @@ func TestWhatIsAsked(t *testing.T) {
 		{"flags", nil, []string{"-t", "pod", "-t", "deploy"}, []config.TargetKind{config.Pod, config.Deployment}, true},
 		{"variable", map[string]string{TypesVariable: `["pod","rollout","new-kind"]`}, nil, []config.TargetKind{config.Pod}, true},
 		{"flag wins", map[string]string{TypesVariable: `["pod"]`}, []string{"-t", "job"}, []config.TargetKind{config.Job}, true},
-		{"only what cannot be listed", map[string]string{TypesVariable: `["rollout","service"]`}, nil, nil, false},
+		{"only what cannot be listed", map[string]string{TypesVariable: `["rollout","thing"]`}, nil, nil, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
