@@ -49,6 +49,8 @@ const (
 	cleanupTimeout = 5 * time.Second
 	// drainTimeout bounds how long connections may outlive the process.
 	drainTimeout = time.Second
+	// defaultGrace is how long a tunnel waits for its next carrier when the configuration does not say.
+	defaultGrace = 5 * time.Minute
 	// fateTimeout bounds the question what became of an agent that does not answer.
 	fateTimeout = time.Second
 )
@@ -74,7 +76,7 @@ type Observer interface {
 // Event is something that happens while the process runs.
 type Event struct {
 	// Kind is one of port-subscribed, port-failed, port-given-back, notice, pod-joined,
-	// pod-left, waiting, tunnel-lost, interrupted.
+	// pod-left, waiting, tunnel-paused, tunnel-resumed, tunnel-lost, interrupted.
 	Kind string
 	// Warning is false for mere information.
 	Warning bool

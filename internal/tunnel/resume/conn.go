@@ -158,6 +158,27 @@ func (c *Conn) Paused() (since time.Time, changed <-chan struct{}) {
 	return c.paused.since, c.paused.changed
 }
 
+// SetGrace changes how long the connection waits for its next carrier, also during a pause. It is
+// of the server's side, and needs a d above zero.
+func (c *Conn) SetGrace(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opts.Grace < 0 {
+		return
+	}
+	c.opts.Grace = d
+	if c.paused.grace != nil {
+		c.paused.grace.Reset(time.Until(c.paused.since.Add(d)))
+	}
+}
+
+// Carried is how many bytes were read and written, whatever the carriers had to repeat.
+func (c *Conn) Carried() (in, out uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.received, c.out.written
+}
+
 // Read implements [net.Conn]. It returns io.EOF after the peer has closed the connection. A *[GraceError] or *[GoneError]
 // says that no carrier came any more.
 func (c *Conn) Read(p []byte) (int, error) {

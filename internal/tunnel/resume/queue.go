@@ -219,5 +219,5 @@ func (q *queue) release() {
 	for len(q.slabs) > 0 {
 		q.drop(len(q.slabs) - 1)
 	}
-	q.next, q.pos, q.written = 0, 0, q.acked
+	q.next, q.pos = 0, 0
 }
