@@ -67,6 +67,18 @@ func (e *Enforcer) Resolve() error {
 	}
 }
 
+// Unix says whether the session may connect to Unix sockets of the target. Rules about outgoing
+// traffic have no part in it: they are about networks. The error is a [*Refusal].
+func (e *Enforcer) Unix(name string) error {
+	if e.features == nil || e.features.Unix {
+		return nil
+	}
+	return &Refusal{
+		Action: "connecting to the target's socket " + name,
+		Causes: []Cause{e.features.lacks("feature.network.outgoing.unix_streams", "empty")},
+	}
+}
+
 func (e *Enforcer) steal(r *Refusal, f *HTTPFilter) {
 	in := e.incoming
 	r.Action = "stealing incoming traffic"

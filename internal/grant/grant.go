@@ -42,6 +42,8 @@ type Features struct {
 	// TCP and UDP say whether connections and datagrams leave from the target.
 	TCP bool `json:"tcp"`
 	UDP bool `json:"udp"`
+	// Unix says whether Unix sockets are connected in the target.
+	Unix bool `json:"unix,omitempty"`
 	// DNS says whether names are resolved in the target.
 	DNS bool `json:"dns"`
 	// Env says whether the session gets variables of the target.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,6 +54,7 @@ func TestZeroGrantAllowsEverything(t *testing.T) {
 		"mirror":  e.Subscribe(Mirror, nil),
 		"resolve": e.Resolve(),
 		"tcp":     e.Dial(TCP, netip.MustParseAddrPort("10.0.0.1:22"), nil),
+		"unix":    e.Unix("/run/s"),
 		"udp":     e.Dial(UDP, netip.MustParseAddrPort("[::1]:53"), []string{"x"}),
 	} {
 		if err != nil {
@@ -64,6 +66,16 @@ func TestZeroGrantAllowsEverything(t *testing.T) {
 	}
 	if text, err := json.Marshal(Grant{}); err != nil || string(text) != "{}" {
 		t.Errorf("as JSON it is %s, %v", text, err)
+	}
+}
+
+func TestUnixNeedsToBeAskedFor(t *testing.T) {
+	if err := compile(t, Grant{Features: &Features{Unix: true}}).Unix("/run/s"); err != nil {
+		t.Errorf("asked for: %v", err)
+	}
+	got := causes(t, compile(t, Grant{Features: &Features{TCP: true, Profile: "base"}}).Unix("/run/s"))
+	if want := []string{`feature.network.outgoing.unix_streams is empty, with profile "base"`}; !slices.Equal(got, want) {
+		t.Errorf("causes %q, want %q", got, want)
 	}
 }
 

@@ -46,6 +46,9 @@ var (
 type fakeTarget struct {
 	// far is the delay of 198.51.100.2.
 	far time.Duration
+	// folder is what is the target's /target. Its abstract names start with
+	// "target".
+	folder string
 
 	mu        sync.Mutex
 	listening []netip.AddrPort
@@ -69,6 +72,61 @@ func (n *fakeTarget) Route(p Protocol, dst netip.AddrPort) (Verdict, error) {
 }
 
 func (n *fakeTarget) ResolvesNames() bool { return true }
+
+func (n *fakeTarget) RouteUnix(name string) Verdict {
+	if strings.HasPrefix(name, "/target/") || strings.HasPrefix(name, "@target") {
+		return Remote
+	}
+	return Local
+}
+
+// DialUnix finds what only the laptop has in the path's own place.
+func (n *fakeTarget) DialUnix(ctx context.Context, packets bool, name string) (UnixConn, error) {
+	network := "unix"
+	if packets {
+		network = "unixpacket"
+	}
+	real := name
+	if path, ok := strings.CutPrefix(name, "/target/"); ok {
+		real = filepath.Join(n.folder, path)
+		switch path {
+		case "fallback":
+			return nil, ErrLocal
+		case "never":
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	}
+	c, err := net.Dial(network, real)
+	if err != nil {
+		return nil, err
+	}
+	return fakeUnix{c.(*net.UnixConn)}, nil
+}
+
+type fakeUnix struct{ *net.UnixConn }
+
+// Join copies messages, which are small here, and bytes alike.
+func (u fakeUnix) Join(ctx context.Context, near *net.UnixConn) {
+	stop := context.AfterFunc(ctx, func() { _ = near.Close(); _ = u.Close() })
+	defer stop()
+	move := func(dst, src *net.UnixConn) {
+		b := make([]byte, 1<<16)
+		for {
+			n, err := src.Read(b)
+			if n == 0 || err != nil {
+				_ = dst.CloseWrite()
+				return
+			}
+			_, _ = dst.Write(b[:n])
+		}
+	}
+	var both sync.WaitGroup
+	both.Go(func() { move(near, u.UnixConn) })
+	both.Go(func() { move(u.UnixConn, near) })
+	both.Wait()
+	_, _ = near.Close(), u.Close()
+}
 
 // realAddr is where a server of the target really is.
 func realAddr(dst netip.AddrPort) netip.AddrPort {

@@ -73,6 +73,19 @@ type PacketConn interface {
 	Close() error
 }
 
+// ErrLocal is returned by [Network.DialUnix] to let the call through to the laptop after all.
+var ErrLocal = errors.New("the laptop's own socket is to be used")
+
+// UnixConn is a connection to a Unix socket of the target that has no near side yet. One of its
+// methods is called, once.
+type UnixConn interface {
+	// Join copies between near and the target until both directions have ended or ctx has, and
+	// closes both.
+	Join(ctx context.Context, near *net.UnixConn)
+	// Close gives the connection up.
+	Close() error
+}
+
 // DatagramError is a failure that belongs to one destination of a [PacketConn], such as
 // ECONNREFUSED. It wraps the syscall.Errno.
 type DatagramError struct {
@@ -102,6 +115,13 @@ type Network interface {
 	DialTCP(ctx context.Context, dst netip.AddrPort) (Conn, error)
 	// OpenUDP opens a UDP socket at the target.
 	OpenUDP(ctx context.Context) (PacketConn, error)
+	// RouteUnix decides about a connect to a Unix socket (SOCK_STREAM or SOCK_SEQPACKET):
+	// Remote or Local. The name is an absolute path, or "@" and an abstract name. It must not
+	// block.
+	RouteUnix(name string) Verdict
+	// DialUnix connects to a Unix socket of the target; packets asks for SOCK_SEQPACKET. An
+	// error wraps the syscall.Errno that the child is to see, or [ErrLocal].
+	DialUnix(ctx context.Context, packets bool, name string) (UnixConn, error)
 	// Exchange answers one DNS message that was sent to server. Stream says that it came
 	// over TCP. An error leaves the query unanswered.
 	Exchange(ctx context.Context, stream bool, server netip.AddrPort, query []byte) ([]byte, error)

@@ -9,10 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen serves listen(2) of TCP sockets. We make the call on our duplicate, so that the
+// listen serves listen(2) of TCP sockets, and notes the names of Unix ones. We make the call on our duplicate, so that the
 // network learns of a listener that exists, with the port that the kernel chose, before the
 // child goes on.
 func (c *call) listen() {
+	if fd, err := c.tasks.descriptor(c.tid(), c.int(0)); err == nil {
+		c.noteUnixListener(fd)
+		_ = unix.Close(fd)
+	}
 	s, ok := c.socket(false)
 	if !ok {
 		return

@@ -3,7 +3,6 @@
 package intercept
 
 import (
-	"bytes"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,16 +16,16 @@ var resolverSockets = []string{
 	"/run/systemd/resolve/", "/var/run/systemd/resolve/",
 }
 
-// connectUnix serves a connect to a local socket: services that would resolve names as the
+// connectUnix serves a connect to a Unix socket: services that would resolve names as the
 // laptop does look absent while names belong to the target. The C library falls back to DNS
 // then.
-func (c *call) connectUnix(name []byte) {
-	path, _, _ := bytes.Cut(name[2:], []byte{0})
+func (c *call) connectUnix(sockaddr []byte) {
+	name := unixName(sockaddr)
 	for _, prefix := range resolverSockets {
-		if strings.HasPrefix(string(path), prefix) && c.network.ResolvesNames() {
+		if strings.HasPrefix(name, prefix) && c.network.ResolvesNames() {
 			c.fail(unix.ECONNREFUSED)
 			return
 		}
 	}
-	c.pass()
+	c.dialUnix(name)
 }

@@ -35,6 +35,7 @@ type supervisor struct {
 	outgoing outgoing
 	incoming incoming
 	udp      datagrams
+	unix     unixNames
 	queries  chan struct{} // bounds the DNS queries under way
 	warned   atomic.Bool   // of a process that can't be inspected
 

@@ -76,7 +76,7 @@ func grantOf(policies []Policy, req Request) grant.Grant {
 	f := req.Features
 	g := grant.Grant{Features: &grant.Features{
 		Profile: req.Profile, Incoming: f.Incoming.Mode,
-		TCP: f.Outgoing.TCP, UDP: f.Outgoing.UDP, DNS: f.DNS.Enabled, Env: f.Env.Enabled,
+		TCP: f.Outgoing.TCP, UDP: f.Outgoing.UDP, Unix: len(f.Outgoing.UnixStreams) > 0, DNS: f.DNS.Enabled, Env: f.Env.Enabled,
 	}}
 	for _, p := range policies {
 		name, spec := p.Ref.String(), p.Spec

@@ -18,14 +18,16 @@ import (
 type network struct {
 	*fleet.Fleet // DialTCP, OpenUDP
 
-	table *route.Table
-	names *names.Resolver
-	ports *incoming.Ports
+	table    *route.Table
+	names    *names.Resolver
+	ports    *incoming.Ports
+	observer Observer
+	fellBack fellBack
 }
 
 var _ intercept.Network = (*network)(nil)
 
-func newNetwork(log *slog.Logger, p *Plan, f *fleet.Fleet) *network {
+func newNetwork(log *slog.Logger, p *Plan, f *fleet.Fleet, o Observer) *network {
 	n := p.config.Feature.Network
 	ask := func(ctx context.Context, stream bool, query []byte) ([]byte, error) {
 		t := wire.UDP
@@ -35,9 +37,10 @@ func newNetwork(log *slog.Logger, p *Plan, f *fleet.Fleet) *network {
 		return f.Resolve(ctx, t, query)
 	}
 	return &network{
-		Fleet: f,
-		table: p.table,
-		names: names.New(log, ask, !n.IPv6),
+		Fleet:    f,
+		table:    p.table,
+		names:    names.New(log, ask, !n.IPv6),
+		observer: o,
 	}
 }
 

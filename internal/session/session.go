@@ -219,7 +219,7 @@ type session struct {
 func (s *session) prepare(w wire.Welcome) {
 	in := s.incomingConfig(w)
 	s.targetless = w.Targetless
-	s.net = newNetwork(s.log, s.o.Plan, s.fleet)
+	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
 	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
 		Config: in,
 		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },

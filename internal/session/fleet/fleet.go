@@ -148,6 +148,11 @@ func (f *Fleet) DialTCP(ctx context.Context, dst netip.AddrPort) (intercept.Conn
 	return through(ctx, f, func(c *remote.Client) (intercept.Conn, error) { return c.DialTCP(ctx, dst) })
 }
 
+// DialUnix connects to a Unix socket of the target. See [remote.Client.DialUnix].
+func (f *Fleet) DialUnix(ctx context.Context, packets bool, name string) (intercept.UnixConn, error) {
+	return through(ctx, f, func(c *remote.Client) (intercept.UnixConn, error) { return c.DialUnix(ctx, packets, name) })
+}
+
 // OpenUDP opens a UDP socket at the target. See [remote.Client.OpenUDP].
 func (f *Fleet) OpenUDP(ctx context.Context) (intercept.PacketConn, error) {
 	return through(ctx, f, func(c *remote.Client) (intercept.PacketConn, error) { return c.OpenUDP(ctx) })

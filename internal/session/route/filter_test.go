@@ -192,3 +192,24 @@ func TestUnreadableFilter(t *testing.T) {
 		}
 	}
 }
+
+func TestRouteUnix(t *testing.T) {
+	table := newTable(t, network(func(n *config.Network) { n.Outgoing.UnixStreams = []string{"^/run/(?!user)", "^shop-"} }))
+	for name, want := range map[string]intercept.Verdict{
+		"/run/docker.sock":      intercept.Remote,
+		"/run/user/1000/bus":    intercept.Local,
+		"/tmp/run/s":            intercept.Local,
+		"@shop-control\x00\x01": intercept.Remote,
+		"@other":                intercept.Local,
+	} {
+		if got := table.RouteUnix(name); got != want {
+			t.Errorf("%q: %v, want %v", name, got, want)
+		}
+	}
+	if got := newTable(t, network()).RouteUnix("/run/s"); got != intercept.Local {
+		t.Errorf("without patterns: %v", got)
+	}
+	if _, err := New(network(func(n *config.Network) { n.Outgoing.UnixStreams = []string{"("} }), nil); err == nil {
+		t.Error("a pattern that does not compile is taken")
+	}
+}

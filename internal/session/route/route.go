@@ -27,11 +27,13 @@ package route
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
 // dnsPort is where name servers listen (RFC 1035, section 4.2).
@@ -44,6 +46,7 @@ type Table struct {
 	nameServers map[netip.Addr]bool
 	connections *filter // of connections and datagrams; nil without one
 	lookups     *filter // of names; nil without one
+	sockets     []*pattern.Pattern
 	book        book
 
 	mu   sync.RWMutex
@@ -64,7 +67,26 @@ func New(network config.Network, nameServers []netip.Addr) (*Table, error) {
 	if t.lookups, err = newFilter(network.DNS.Filter, config.ParseDNSEntry); err != nil {
 		return nil, fmt.Errorf("feature.network.dns.filter: %w", err)
 	}
+	for _, text := range network.Outgoing.UnixStreams {
+		p, err := pattern.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("feature.network.outgoing.unix_streams: %w", err)
+		}
+		t.sockets = append(t.sockets, p)
+	}
 	return t, nil
+}
+
+// RouteUnix decides about a Unix socket, a path or "@" and an abstract name, of which the "@" is
+// not compared. A pattern that takes too long does not match.
+func (t *Table) RouteUnix(name string) intercept.Verdict {
+	name = strings.TrimPrefix(name, "@")
+	for _, p := range t.sockets {
+		if ok, err := p.Match(name); ok && err == nil {
+			return intercept.Remote
+		}
+	}
+	return intercept.Local
 }
 
 // ResolvesNames says whether lookups have to take the form of DNS queries that the session
