@@ -50,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Agent: Agent{
 			Image: "ghcr.io/mirrord-go/mirrord-agent:1.2.3", ImagePullPolicy: "IfNotPresent", TTL: 1,
-			CommunicationTimeout: 30, StartupTimeout: 60, FlushConnections: true, LogLevel: "info",
+			CommunicationTimeout: 300, StartupTimeout: 60, FlushConnections: true, LogLevel: "info",
 		},
 		origins: origin.Map{}, extra: map[string]any{},
 	}

@@ -33,8 +33,8 @@ func agentFields() []Field {
 			bind: atUint(func(c *Config) *uint16 { return &agent(c).TTL }), Doc: "How long a finished agent stays, in seconds.",
 		},
 		{
-			Path: "communication_timeout", kind: kindUint, max: 65535, Default: uint64(30), Env: []string{"MIRRORD_AGENT_COMMUNICATION_TIMEOUT"}, check: checkNotZero,
-			bind: atUint(func(c *Config) *uint16 { return &agent(c).CommunicationTimeout }), Doc: "How long an agent waits for its client, in seconds.",
+			Path: "communication_timeout", kind: kindUint, max: 65535, Default: uint64(300), Env: []string{"MIRRORD_AGENT_COMMUNICATION_TIMEOUT"}, check: checkNotZero,
+			bind: atUint(func(c *Config) *uint16 { return &agent(c).CommunicationTimeout }), Doc: "How long an agent waits for its client, and a session for a connection that broke, in seconds.",
 		},
 		{
 			Path: "startup_timeout", kind: kindUint, max: maxSeconds, Default: uint64(60), Env: []string{"MIRRORD_AGENT_STARTUP_TIMEOUT"}, Flag: "--agent-startup-timeout", check: checkNotZero,

@@ -195,7 +195,8 @@ type Agent struct {
 	TTL uint16 `json:"ttl"`
 	// Ephemeral runs the agent as an ephemeral container of the target pod.
 	Ephemeral bool `json:"ephemeral"`
-	// CommunicationTimeout is how long an agent waits for a client, in seconds.
+	// CommunicationTimeout is how long an agent waits for a client, and the client for a connection
+	// that broke, in seconds.
 	CommunicationTimeout uint16 `json:"communication_timeout"`
 	// StartupTimeout is how long the client waits for an agent, in seconds.
 	StartupTimeout uint64 `json:"startup_timeout"`

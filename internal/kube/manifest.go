@@ -56,7 +56,7 @@ const AgentSelector = labelName + "=" + agentName
 
 const (
 	defaultStartup       = 60
-	defaultCommunication = 30
+	defaultCommunication = 300
 	// graceSeconds is how long a stopped agent may take to undo what it did.
 	graceSeconds = 2
 	// abandonedAfter is how long after its time-out an agent that did not start is taken

@@ -118,7 +118,7 @@ func parse(command string, args []string, stderr io.Writer) (options, error) {
 	f.SetOutput(stderr)
 	f.TextVar(&o.client, "client-key", tunnel.Fingerprint{}, "the only client that is served, `sha256:...`")
 	f.StringVar(&o.session, "session", "", "the session's `ID`, for the log")
-	f.DurationVar(&o.timeout, "communication-timeout", 30*time.Second, "how long to wait for the client")
+	f.DurationVar(&o.timeout, "communication-timeout", 5*time.Minute, "how long to wait for the client")
 	f.Func("log-level", "debug, info, warn or error (default info)", func(s string) error {
 		o.level = parseLevel(s)
 		return nil
