@@ -50,21 +50,33 @@ func Dial(ctx context.Context, log *slog.Logger, dial func(context.Context) (net
 // Server starts a session on one carrier as the side that accepted it, see [Client]. On a connection of a
 // [resume.Server] the session outlives its carriers.
 func Server(ctx context.Context, carrier net.Conn, id *Identity, peer Fingerprint) (Session, error) {
+	s, _, err := ServerFor(ctx, carrier, id, only(peer))
+	return s, err
+}
+
+// ServerFor is [Server] for a side that knows several peers: accept is called with the peer's
+// key, and an error of it fails the handshake. The second result is that key.
+func ServerFor(ctx context.Context, carrier net.Conn, id *Identity, accept func(peer Fingerprint) error) (Session, Fingerprint, error) {
+	var peer Fingerprint
 	conn, ok := carrier.(*resume.Conn)
 	if !ok {
 		var err error
 		if conn, err = resume.NewServer(quiet, resume.Options{Grace: -1}).Accept(ctx, carrier); err != nil {
-			return nil, fmt.Errorf("securing the tunnel: %w", err)
+			return nil, peer, fmt.Errorf("securing the tunnel: %w", err)
 		}
 	}
 	below := gather.New(conn, false)
-	c := tls.Server(below, id.tlsConfig(peer))
+	c := tls.Server(below, id.TLSConfig(alpn, func(got Fingerprint) error {
+		peer = got
+		return accept(got)
+	}))
 	if err := handshake(ctx, c, conn); err != nil {
-		return nil, err
+		return nil, peer, err
 	}
 	b := newBatch(c, below)
 	m, err := yamux.Server(b, muxConfig(), nil)
-	return newMux(m, b, err)
+	s, err := newMux(m, b, err)
+	return s, peer, err
 }
 
 // quiet is for carriers that are not replaced, of which there is nothing to log.

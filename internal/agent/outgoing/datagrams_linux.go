@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -25,9 +26,12 @@ import (
 // latter include the transient ones that a connected socket sees only with IP_RECVERR:
 // EHOSTUNREACH, ENETUNREACH. What arrives while the client does not read is dropped by the
 // kernel when the socket's buffer is full, as for any slow receiver.
-func ServeDatagrams(ctx context.Context, log *slog.Logger, s tunnel.Stream) error {
+//
+// Each destination is asked about with may, unless that is nil; a datagram to one that may
+// refuses comes back with EACCES.
+func ServeDatagrams(ctx context.Context, log *slog.Logger, s tunnel.Stream, may func(netip.AddrPort) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &association{log: log, stream: s, fail: cancel}
+	a := &association{log: log, stream: s, may: may, fail: cancel}
 	stop := context.AfterFunc(ctx, func() { pipe.Reset(s) })
 	err := a.run()
 	a.close()
@@ -45,6 +49,7 @@ var errTunnel = errors.New("the tunnel failed")
 type association struct {
 	log    *slog.Logger
 	stream tunnel.Stream
+	may    func(netip.AddrPort) error
 	fail   func() // ends the association
 
 	write sync.Mutex // held while a frame is written
@@ -77,6 +82,9 @@ func (a *association) run() error {
 }
 
 func (a *association) send(d wire.Datagram) error {
+	if a.may != nil && a.may(d.Addr) != nil {
+		return a.frame(wire.Datagram{Type: wire.DatagramError, Addr: d.Addr, Errno: wire.Errno(syscall.EACCES)})
+	}
 	sock, err := a.socket(d.Addr.Addr())
 	if err != nil {
 		a.log.Debug("no UDP socket", "err", err)

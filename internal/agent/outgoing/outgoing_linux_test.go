@@ -96,7 +96,7 @@ func serve(t *testing.T, s tunnel.Session) {
 					err = ServeDial(ctx, st, d)
 				}
 			case wire.KindDatagrams:
-				err = ServeDatagrams(ctx, slog.New(slog.DiscardHandler), st)
+				err = ServeDatagrams(ctx, slog.New(slog.DiscardHandler), st, nil)
 			}
 			t.Logf("stream of kind %s ended: %v", k, err)
 		})

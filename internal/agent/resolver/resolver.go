@@ -88,46 +88,59 @@ func (r *Resolver) Ready() error {
 // The error is [ErrDropped] for what is no query, and wraps the syscall.Errno of the last
 // attempt when no name server could be reached. Everything else is an answer.
 func (r *Resolver) Exchange(ctx context.Context, t wire.Transport, query []byte) ([]byte, error) {
-	var q dns.Msg
-	err := q.Unpack(query)
-	if len(query) < 12 || q.Response {
-		return nil, ErrDropped
-	}
-	resp, rerr := r.respond(ctx, &q, err)
-	if rerr != nil {
-		return nil, rerr
-	}
-	return pack(resp, &q, t)
+	answer, _, err := r.ExchangeName(ctx, t, query)
+	return answer, err
 }
 
-// respond makes the answer, still without the parts that every answer shares.
-func (r *Resolver) respond(ctx context.Context, q *dns.Msg, malformed error) (*dns.Msg, error) {
+// ExchangeName is [Resolver.Exchange] that also tells which name has the answer's records: the
+// one that was asked for, as the search list completed it. It is empty without records.
+func (r *Resolver) ExchangeName(ctx context.Context, t wire.Transport, query []byte) (answer []byte, name string, err error) {
+	var q dns.Msg
+	err = q.Unpack(query)
+	if len(query) < 12 || q.Response {
+		return nil, "", ErrDropped
+	}
+	resp, name, err := r.respond(ctx, &q, err)
+	if err != nil {
+		return nil, "", err
+	}
+	if !hasData(resp) {
+		name = ""
+	}
+	answer, err = pack(resp, &q, t)
+	return answer, name, err
+}
+
+// respond makes the answer, still without the parts that every answer shares, and says whose
+// records it has.
+func (r *Resolver) respond(ctx context.Context, q *dns.Msg, malformed error) (*dns.Msg, string, error) {
 	switch {
 	case malformed != nil || q.Opcode == dns.OpcodeQuery && len(q.Question) != 1:
-		return failure(dns.RcodeFormatError), nil //nolint:nilerr // the client is told with an answer
+		return failure(dns.RcodeFormatError), "", nil //nolint:nilerr // the client is told with an answer
 	case q.Opcode != dns.OpcodeQuery:
-		return failure(dns.RcodeNotImplemented), nil
+		return failure(dns.RcodeNotImplemented), "", nil
 	case q.Question[0].Qtype == dns.TypeAXFR || q.Question[0].Qtype == dns.TypeIXFR:
 		// A zone transfer is a conversation, not a query.
-		return failure(dns.RcodeNotImplemented), nil
+		return failure(dns.RcodeNotImplemented), "", nil
 	}
 	if opt := q.IsEdns0(); opt != nil && opt.Version() != 0 {
-		return failure(dns.RcodeBadVers), nil
+		return failure(dns.RcodeBadVers), "", nil
 	}
 	s, err := r.files.load()
 	if err != nil {
 		r.log.Warn("a name can't be resolved", "err", err)
-		return failure(dns.RcodeServerFailure), nil
+		return failure(dns.RcodeServerFailure), "", nil
 	}
 	question := q.Question[0]
 	if question.Qclass != dns.ClassINET {
-		return r.lookup(ctx, &s, newRequest(q), question.Name)
+		m, err := r.lookup(ctx, &s, newRequest(q), question.Name)
+		return m, question.Name, err
 	}
 	if s.noAAAA && question.Qtype == dns.TypeAAAA {
-		return local(nil), nil
+		return local(nil), "", nil
 	}
 	if rrs, ok := s.hosts.answer(question); ok {
-		return local(rrs), nil
+		return local(rrs), question.Name, nil
 	}
 	return r.search(ctx, &s, q)
 }
@@ -141,7 +154,7 @@ func local(rrs []dns.RR) *dns.Msg {
 // search asks for the name's candidates until one has records, and otherwise chooses among
 // the failures as res_search does: the name's own, if it was asked first; then that a
 // candidate exists without such records; then a server's failure.
-func (r *Resolver) search(ctx context.Context, s *settings, q *dns.Msg) (*dns.Msg, error) {
+func (r *Resolver) search(ctx context.Context, s *settings, q *dns.Msg) (*dns.Msg, string, error) {
 	req := newRequest(q)
 	asked := q.Question[0].Name
 	candidates := s.candidates(asked)
@@ -149,11 +162,11 @@ func (r *Resolver) search(ctx context.Context, s *settings, q *dns.Msg) (*dns.Ms
 	for i, c := range candidates {
 		m, err := r.lookup(ctx, s, req, c.name)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		last = rename(m, c.name, asked)
 		if hasData(m) {
-			return last, nil
+			return last, c.name, nil
 		}
 		if c.decides {
 			decided = last
@@ -162,14 +175,14 @@ func (r *Resolver) search(ctx context.Context, s *settings, q *dns.Msg) (*dns.Ms
 		case dns.RcodeSuccess:
 			noData = first(noData, last)
 			if i < len(candidates)-1 && r.hasSibling(ctx, s, req, c.name) {
-				return last, nil
+				return last, "", nil
 			}
 		case dns.RcodeNameError:
 		default:
 			failed = first(failed, last)
 		}
 	}
-	return first(decided, noData, failed, last), nil
+	return first(decided, noData, failed, last), "", nil
 }
 
 func first(ms ...*dns.Msg) *dns.Msg {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/agent/strangers"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 )
 
@@ -14,18 +15,26 @@ const (
 	// maxHandshakes bounds the strangers that are listened to at once. One more, and the
 	// one that has been silent for longest has to go.
 	maxHandshakes = 64
+	// maxOperatorHandshakes is the same where all come through the operator, who brings the
+	// clients of many sessions at once.
+	maxOperatorHandshakes = 1024
 	// acceptPause is how long accepting rests after a failure such as EMFILE.
 	acceptPause = 50 * time.Millisecond
 )
 
-// accept takes whoever connects and hands over those who prove the client's key. The second
-// result ends it and waits until nothing of it is left.
-func (w *worker) accept(ctx context.Context) (<-chan tunnel.Session, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	sessions := make(chan tunnel.Session)
+// errNotAClient is the end of a handshake with somebody who has no session here.
+var errNotAClient = errors.New("no session here has this client key")
+
+// accept takes whoever connects and hands over those who prove a client's key. The result
+// waits, after the end of ctx, until nothing of it is left.
+func (w *Worker) accept(ctx context.Context) func() {
+	most := maxHandshakes
+	if w.Find != nil {
+		most = maxOperatorHandshakes
+	}
+	h := strangers.New(most)
 	var all sync.WaitGroup
 	all.Go(func() {
-		h := handshakes{}
 		for {
 			c, err := w.Listener.Accept()
 			if err != nil {
@@ -39,52 +48,42 @@ func (w *worker) accept(ctx context.Context) (<-chan tunnel.Session, func()) {
 				}
 				continue
 			}
-			h.add(c)
-			all.Go(func() {
-				tun, err := tunnel.Server(ctx, c, w.Identity, w.Client)
-				h.remove(c)
-				if err != nil {
-					w.log.Warn("someone who is not the client connected", "from", c.RemoteAddr().String(), "err", err)
-					return
-				}
-				select {
-				case sessions <- tun:
-				case <-ctx.Done():
-					_ = tun.Close()
-				}
-			})
+			h.Add(c)
+			all.Go(func() { w.admit(ctx, c, func() { h.Remove(c) }) })
 		}
 	})
-	return sessions, func() {
-		cancel()
+	return func() {
 		_ = w.Listener.Close()
 		all.Wait()
 	}
 }
 
-// handshakes are the connections that have not proven anything yet, the oldest first.
-type handshakes struct {
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-func (h *handshakes) add(c net.Conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.conns) == maxHandshakes {
-		_ = h.conns[0].Close()
-		h.conns = h.conns[1:]
+// admit makes a tunnel of a carrier and gives it to the session whose client is at its other
+// end; or the carrier belongs to a tunnel that is there, and replaces one that broke. It calls
+// proven when it is known whose the carrier is, or that it is nobody's.
+func (w *Worker) admit(ctx context.Context, c net.Conn, proven func()) {
+	from := c.RemoteAddr().String()
+	carrier, err := w.carriers.Accept(ctx, c)
+	if carrier == nil && err == nil {
+		proven()
+		return
 	}
-	h.conns = append(h.conns, c)
-}
-
-func (h *handshakes) remove(c net.Conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i, other := range h.conns {
-		if other == c {
-			h.conns = append(h.conns[:i], h.conns[i+1:]...)
-			return
-		}
+	var tun tunnel.Session
+	var key tunnel.Fingerprint
+	if err == nil {
+		tun, key, err = tunnel.ServerFor(ctx, carrier, w.Identity, func(key tunnel.Fingerprint) error {
+			if w.of(key) == nil {
+				return errNotAClient
+			}
+			return nil
+		})
+	}
+	proven()
+	if err != nil {
+		w.log.Warn("someone who is not a client connected", "from", from, "err", err)
+		return
+	}
+	if s := w.of(key); s == nil || !s.take(tun, carrier) {
+		_ = tun.Close() // It has ended meanwhile.
 	}
 }

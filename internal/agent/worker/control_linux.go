@@ -11,6 +11,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/agent/outgoing"
 	"github.com/mirrord-go/mirrord/internal/agent/target"
+	"github.com/mirrord-go/mirrord/internal/grant"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -25,7 +26,7 @@ const (
 
 // control is the session's control stream.
 type control struct {
-	s       *session
+	l       *link
 	taken   atomic.Bool // a client has opened it
 	goodbye atomic.Bool // the client has said goodbye
 	notices chan wire.Notice
@@ -34,23 +35,23 @@ type control struct {
 	mu sync.Mutex    // one frame at a time
 }
 
-func newControl(s *session) *control {
-	return &control{s: s, notices: make(chan wire.Notice, maxNotices)}
+func newControl(l *link) *control {
+	return &control{l: l, notices: make(chan wire.Notice, maxNotices)}
 }
 
 // serve serves the control stream. Its end is the session's, for whatever reason.
 func (c *control) serve(st tunnel.Stream) error {
 	if c.taken.Swap(true) {
-		_ = c.s.tun.Close()
+		_ = c.l.tun.Close()
 		return fmt.Errorf("%w: a second control stream", wire.ErrMalformed)
 	}
 	c.st = st
-	defer func() { _ = c.s.tun.Close() }()
+	defer func() { _ = c.l.tun.Close() }()
 	if err := c.hello(); err != nil {
 		return err
 	}
 	_ = st.SetReadDeadline(time.Time{})
-	c.s.streams.Go(c.sendNotices)
+	c.l.streams.Go(c.sendNotices)
 	for {
 		m, err := wire.ReadControl(st)
 		if errors.Is(err, io.EOF) {
@@ -78,7 +79,7 @@ func (c *control) hello() error {
 	if m.Hello == nil {
 		return fmt.Errorf("%w: the first message is not hello", wire.ErrMalformed)
 	}
-	w := c.s.w
+	w := c.l.w
 	if m.Hello.Version != wire.Version {
 		reason := fmt.Sprintf("the client %s speaks version %d of the tunnel's protocol, the agent %s speaks version %d: use an agent of the client's version",
 			m.Hello.Client, m.Hello.Version, w.Version, wire.Version)
@@ -87,13 +88,13 @@ func (c *control) hello() error {
 		}
 		return errors.New(reason)
 	}
-	c.s.log.Info("a client is here", "client", m.Hello.Client, "session", m.Hello.SessionID)
+	c.l.log.Info("a client is here", "client", m.Hello.Client, "session", m.Hello.SessionID)
 	// From here on the client understands a goodbye, also instead of the welcome.
-	close(c.s.greeted)
-	if err := c.send(wire.Control{Welcome: w.welcome()}, writeTimeout); err != nil {
+	close(c.l.greeted)
+	if err := c.send(wire.Control{Welcome: c.l.session.welcome()}, writeTimeout); err != nil {
 		return err
 	}
-	if err := w.resolver.Ready(); err != nil {
+	if err := c.l.session.place.resolver.Ready(); err != nil {
 		c.notify(wire.Notice{Level: "warning", Text: "names can't be looked up in the target's place: " + err.Error()})
 	}
 	return nil
@@ -104,16 +105,17 @@ func (c *control) awaitEnd() {
 	t := time.NewTimer(goodbyeTimeout)
 	defer t.Stop()
 	select {
-	case <-c.s.tun.Done():
+	case <-c.l.tun.Done():
 	case <-t.C:
 	}
 }
 
-func (w *worker) welcome() *wire.Welcome {
+func (s *session) welcome() *wire.Welcome {
+	w := s.w
 	m := &wire.Welcome{Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless}
 	var err error
 	if m.Addresses, err = target.Addresses(); err != nil {
-		w.log.Warn("the target's addresses are unknown", "err", err)
+		s.log.Warn("the target's addresses are unknown", "err", err)
 	}
 	if w.Targetless {
 		m.StealProblem, m.MirrorProblem = noTarget, noTarget
@@ -136,24 +138,24 @@ const noTarget = "the session has no target"
 func (c *control) handle(m wire.Control) error {
 	var r wire.Result
 	var err error
-	switch w := c.s.w; {
+	switch w, s := c.l.w, c.l.session; {
 	case m.Subscribe != nil && w.Targetless, m.Unsubscribe != nil && w.Targetless, m.Environ != nil && w.Targetless:
 		err = errors.New(noTarget)
 	case m.Subscribe != nil:
-		r.Moved, err = w.incoming.subscribe(c.s, *m.Subscribe)
+		r.Moved, r.Conflict, err = c.l.subscribe(*m.Subscribe)
 	case m.Unsubscribe != nil:
-		err = w.incoming.unsubscribe(c.s, m.Unsubscribe.Port)
-	case m.Environ != nil && w.Process == nil:
+		err = w.incoming.unsubscribe(c.l, m.Unsubscribe.Port)
+	case m.Environ != nil && s.place.process == nil:
 		err = errors.New("the target's process can't be seen from here, so its environment is unknown")
 	case m.Environ != nil:
-		r.Environ, err = w.Process.Environ()
+		r.Environ, err = s.environ()
 	case m.ID == 0:
 		return nil // something that a newer client says
 	default:
 		err = fmt.Errorf("the agent %s does not know this request", w.Version)
 	}
 	if err != nil {
-		c.s.log.Warn("a request failed", "err", err)
+		c.l.log.Warn("a request failed", "err", err)
 		r = failed(err)
 	}
 	serr := c.send(wire.Control{ID: m.ID, Result: &r}, writeTimeout)
@@ -167,6 +169,11 @@ func (c *control) handle(m wire.Control) error {
 
 func failed(err error) wire.Result {
 	r := wire.Result{Error: err.Error()}
+	var refusal *grant.Refusal
+	if errors.As(err, &refusal) {
+		r.Errno = wire.Errno(syscall.EACCES)
+		return r
+	}
 	// EIO is what Errno says of an error that comes from no system call.
 	if e := outgoing.Errno(err); e != wire.Errno(syscall.EIO) {
 		r.Errno = e
@@ -179,7 +186,7 @@ func (c *control) notify(n wire.Notice) {
 	select {
 	case c.notices <- n:
 	default:
-		c.s.log.Debug("a notice was dropped", "text", n.Text)
+		c.l.log.Debug("a notice was dropped", "text", n.Text)
 	}
 }
 
@@ -188,10 +195,10 @@ func (c *control) sendNotices() {
 		select {
 		case n := <-c.notices:
 			if err := c.send(wire.Control{Notice: &n}, writeTimeout); err != nil {
-				_ = c.s.tun.Close()
+				_ = c.l.tun.Close()
 				return
 			}
-		case <-c.s.ctx.Done():
+		case <-c.l.ctx.Done():
 			return
 		}
 	}

@@ -31,73 +31,86 @@ func (in *incoming) acceptStolen(s stealer) {
 			}
 			return
 		}
-		if err := in.enter(); err != nil {
-			in.refuse(c.Dst.Port(), err)
+		sub := in.thief(c.Dst.Port())
+		var l *link
+		if sub != nil {
+			l = sub.link
+		}
+		if err := in.enter(l); err != nil {
+			in.refuse(l, c.Dst.Port(), err)
 			pipe.Reset(c)
 			continue
 		}
+		in.decide(1)
 		go func() {
-			defer in.leave()
-			in.stolen(s, c)
+			defer in.leave(l)
+			serve := in.stolenBy(s, c, sub)
+			in.decide(-1)
+			if serve != nil {
+				serve()
+			}
 		}()
 	}
 }
 
 // refuse tells the user that connections are lost, now and then.
-func (in *incoming) refuse(port uint16, err error) {
-	sub := in.lookup(port)
-	if sub != nil && errors.Is(err, errTooMany) && in.overflow.allow() {
-		sub.session.control.notify(wire.Notice{Level: "warning", Port: port, Text: err.Error() + "; further ones are reset"})
+func (in *incoming) refuse(l *link, port uint16, err error) {
+	if l != nil && errors.Is(err, errTooMany) && in.overflow.allow() {
+		l.control.notify(wire.Notice{Level: "warning", Port: port, Text: err.Error() + "; further ones are reset"})
 	}
 }
 
-// stolen serves a connection that was taken from the target: the client gets it, or, if it
-// is a probe or the client does not want it, the target.
-func (in *incoming) stolen(s stealer, c *steal.Conn) {
-	sub := in.lookup(c.Dst.Port())
-	if sub == nil || sub.mode != wire.Steal {
-		in.handOver(s, c, nil)
-		return
+// stolenBy decides about a connection that was taken from the target: the client gets it, or, if
+// it is a probe or the client does not want it, the target. The result serves it; nil when
+// it has been reset.
+func (in *incoming) stolenBy(s stealer, c *steal.Conn, sub *subscription) (serve func()) {
+	if sub == nil || sub.link.paused() > 0 {
+		// Nobody would answer, for who knows how long.
+		return in.handOver(s, c, nil)
 	}
 	peer := addrPort(c.RemoteAddr())
 	var peeked []byte
 	if len(sub.probes) > 0 && sub.sources.Contains(peer.Addr()) {
-		isProbe, read, err := probe.Classify(sub.session.ctx, c, sub.probes)
+		isProbe, read, err := probe.Classify(sub.ctx, c, sub.probes)
 		switch {
-		case err != nil && sub.session.ctx.Err() == nil:
+		case err != nil && sub.ctx.Err() == nil:
 			in.log.Debug("a connection that might be a probe failed", "peer", peer, "err", err)
 			pipe.Reset(c)
-			return
+			return nil
 		case err != nil || isProbe:
-			in.handOver(s, c, read)
-			return
+			return in.handOver(s, c, read)
 		}
 		peeked = read
 	}
 	head := &head{conn: c.TCPConn, sent: peeked}
-	st, err := sub.session.offer(wire.Incoming{Mode: wire.Steal, Peer: peer, Local: c.Dst}, head)
+	st, err := sub.link.offer(wire.Incoming{Mode: wire.Steal, Peer: peer, Local: c.Dst}, head)
 	switch {
 	case err == nil:
-		in.join(sub.session.ctx, st, c.TCPConn, nil)
+		sub.active.Add(1)
+		return func() {
+			defer sub.active.Add(-1)
+			in.join(sub.ctx, st, c.TCPConn, nil)
+		}
 	case head.lost(err):
 		in.log.Debug("a connection was cut before it was served", "peer", peer, "err", err)
 		pipe.Reset(c)
+		return nil
 	default:
 		in.log.Debug("a connection goes on to the target", "peer", peer, "err", err)
-		in.handOver(s, c, head.sent)
+		return in.handOver(s, c, head.sent)
 	}
 }
 
 // handOver gives a taken connection to the target after all. Nobody has answered it yet.
-func (in *incoming) handOver(s stealer, c *steal.Conn, peeked []byte) {
+func (in *incoming) handOver(s stealer, c *steal.Conn, peeked []byte) (serve func()) {
 	t, err := s.DialTarget(in.ctx, c.Dst)
 	if err != nil {
 		// The target refuses too: its client sees what it would have seen.
 		in.log.Debug("the target does not take a connection", "err", err)
 		pipe.Reset(c)
-		return
+		return nil
 	}
-	in.join(in.ctx, t, c.TCPConn, peeked)
+	return func() { in.join(in.ctx, t, c.TCPConn, peeked) }
 }
 
 // join carries a connection between its peer and who serves it.
@@ -116,19 +129,27 @@ func (in *incoming) join(ctx context.Context, server, c pipe.Conn, peeked []byte
 
 // offer asks the client to serve a connection, and sends it the head meanwhile, if there is
 // one. The connection is still the caller's when offer fails.
-func (s *session) offer(in wire.Incoming, h *head) (tunnel.Stream, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, replyTimeout)
+func (l *link) offer(in wire.Incoming, h *head) (tunnel.Stream, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, replyTimeout)
 	defer cancel()
-	st, err := s.tun.Open(ctx)
+	st, err := l.tun.Open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("offering a connection to the client: %w", err)
 	}
 	_ = st.SetDeadline(time.Now().Add(replyTimeout))
+	interrupted := make(chan struct{})
+	uninterrupt := context.AfterFunc(l.present(), func() {
+		defer close(interrupted)
+		_ = st.SetDeadline(time.Unix(1, 0))
+	})
 	var r wire.IncomingReply
 	if err = wire.WriteIncoming(st, in); err == nil {
 		stop := h.send(st)
 		r, err = wire.ReadIncomingReply(st)
 		stop()
+	}
+	if !uninterrupt() {
+		<-interrupted
 	}
 	if err == nil && r.Errno != 0 {
 		err = &refusedError{syscall.Errno(r.Errno)}
@@ -153,27 +174,27 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 			}
 			return
 		}
-		sub := in.lookup(c.Local().Port())
-		if sub == nil || sub.mode != wire.Mirror {
+		l := c.Owner().(*link)
+		if in.copier(c.Local().Port(), l) == nil {
 			_ = c.Close()
 			continue
 		}
-		if err := in.enter(); err != nil {
-			in.refuse(sub.port, err)
+		if err := in.enter(l); err != nil {
+			in.refuse(l, c.Local().Port(), err)
 			_ = c.Close()
 			continue
 		}
 		go func() {
-			defer in.leave()
-			in.mirrored(sub.session, c)
+			defer in.leave(l)
+			in.copyTo(l, c)
 		}()
 	}
 }
 
-// mirrored sends the client a copy of what a peer sends to the target.
-func (in *incoming) mirrored(s *session, c *mirror.Conn) {
+// copyTo sends the client a copy of what a peer sends to the target.
+func (in *incoming) copyTo(l *link, c *mirror.Conn) {
 	defer func() { _ = c.Close() }()
-	st, err := s.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()}, nil)
+	st, err := l.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()}, nil)
 	if err != nil {
 		in.log.Debug("a mirrored connection is not wanted", "err", err)
 		return
@@ -188,7 +209,7 @@ func (in *incoming) mirrored(s *session, c *mirror.Conn) {
 		}
 	}()
 	if _, err := pipe.Copy(st, c); err != nil {
-		in.cut(s, c, err)
+		in.cut(l, c, err)
 		_ = st.Reset()
 	} else {
 		_ = st.CloseWrite()
@@ -199,12 +220,12 @@ func (in *incoming) mirrored(s *session, c *mirror.Conn) {
 }
 
 // cut tells the user that a copy is not complete, now and then.
-func (in *incoming) cut(s *session, c *mirror.Conn, err error) {
+func (in *incoming) cut(l *link, c *mirror.Conn, err error) {
 	in.log.Debug("a mirrored connection was cut", "err", err)
 	var gap *mirror.GapError
 	var slow *mirror.SlowError
 	if (errors.As(err, &gap) || errors.As(err, &slow) || errors.Is(err, mirror.ErrEvicted)) && in.incomplete.allow() {
-		s.control.notify(wire.Notice{Level: "warning", Port: c.Local().Port(), Text: err.Error()})
+		l.control.notify(wire.Notice{Level: "warning", Port: c.Local().Port(), Text: err.Error()})
 	}
 }
 

@@ -5,21 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/mirror"
+	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/agent/probe"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-// maxTaken bounds the connections of the target that are in our hands at once. Further ones
-// are reset: that many at once are more than a laptop serves.
-const maxTaken = 16384
+const (
+	// maxTaken bounds the connections of the target that are in our hands at once for one
+	// session. Further ones are reset: that many at once are more than a laptop serves.
+	maxTaken = 16384
+	// maxAllTaken is the same for all sessions together.
+	maxAllTaken = 4 * maxTaken
+	// restAfter is how long a way of taking connections stays open that nobody uses. What
+	// waits in its accept queue when a port is given back is long handed on by then.
+	restAfter = time.Second
+)
 
 // stealer is what a *steal.Stealer does.
 type stealer interface {
@@ -45,11 +56,16 @@ func openSteal(log *slog.Logger) (stealer, error) { return steal.Open(log, steal
 func openMirror(log *slog.Logger) (mirrorer, error) { return mirror.Open(log) }
 
 // incoming holds the subscriptions and the connections that arrive for them. It outlives
-// sessions: what was taken for a session that is gone is handed to the target.
+// clients: what was taken for one that is gone is handed to the target.
+//
+// All sessions share one way of stealing and one of mirroring, and both exist only while there
+// is a subscription that needs them: a pod that nobody takes anything from has nothing of
+// ours in the way of its packets.
 type incoming struct {
 	log        *slog.Logger
 	openSteal  func(*slog.Logger) (stealer, error)
 	openMirror func(*slog.Logger) (mirrorer, error)
+	restAfter  time.Duration
 	// Notices that would come in floods.
 	overflow, incomplete throttle
 
@@ -57,30 +73,57 @@ type incoming struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup // accept connections
 
-	ops    sync.Mutex // held while ports are taken and given back
-	steal  stealer    // nil until it is needed
-	mirror mirrorer
+	ops     sync.Mutex // held while ports are taken and given back
+	steal   stealer    // nil while it is not needed
+	mirror  mirrorer
+	backend string // how stealing works here, once it is known
+	capture bool   // mirroring works here
+	resting *time.Timer
+	closed  bool
 
-	mu      sync.Mutex
-	subs    map[uint16]*subscription
-	active  int // connections that are being served
-	closing bool
-	idle    chan struct{} // closed when closing and nothing is active
+	mu        sync.Mutex
+	stolen    map[uint16]*subscription           // by port
+	mirrored  map[uint16]map[*link]*subscription // by port
+	active    int                                // connections that are being served
+	undecided int                                // stolen ones that nobody serves yet
+	closing   bool
+	idle      chan struct{} // closed when closing and nothing is active
 }
 
-// subscription is one port of one session. It never changes.
+// subscription is one port of one session.
 type subscription struct {
-	session *session
+	link    *link
 	port    uint16
 	mode    wire.Mode
 	probes  []wire.ProbeKind
 	sources probe.Sources
+	active  atomic.Int64 // connections that the client serves
+
+	ctx    context.Context //nolint:containedctx // of the connections that the client serves
+	cancel context.CancelCauseFunc
 }
 
-func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error), openMirror func(*slog.Logger) (mirrorer, error)) *incoming {
+// TakenError says that another session at the same pod steals a port.
+type TakenError struct {
+	Port          uint16
+	Session, User string
+}
+
+// Error says who has the port.
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("port %d is stolen already, by session %s of %s", e.Port, e.Session, e.User)
+}
+
+// Unwrap returns EADDRINUSE.
+func (e *TakenError) Unwrap() error { return syscall.EADDRINUSE }
+
+// errOverridden ends the connections of a session whose port another one has taken.
+var errOverridden = errors.New("another session has taken the port")
+
+func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error), openMirror func(*slog.Logger) (mirrorer, error), restAfter time.Duration) *incoming {
 	in := &incoming{
-		log: log, openSteal: openSteal, openMirror: openMirror,
-		subs: map[uint16]*subscription{}, idle: make(chan struct{}),
+		log: log, openSteal: openSteal, openMirror: openMirror, restAfter: restAfter,
+		stolen: map[uint16]*subscription{}, mirrored: map[uint16]map[*link]*subscription{}, idle: make(chan struct{}),
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in
@@ -104,12 +147,13 @@ func (in *incoming) close(grace time.Duration) {
 	in.cancel()
 	<-in.idle
 	in.ops.Lock()
-	defer in.ops.Unlock()
-	in.closeSteal()
-	if in.mirror != nil {
-		in.logFailure("ending the capture", in.mirror.Close())
-		in.mirror = nil
+	in.closed = true
+	if in.resting != nil {
+		in.resting.Stop()
 	}
+	in.closeSteal()
+	in.closeMirror()
+	in.ops.Unlock()
 	in.loops.Wait()
 }
 
@@ -119,50 +163,91 @@ func (in *incoming) logFailure(what string, err error) {
 	}
 }
 
-// stealBackend makes ready to steal, and says how that works here.
+// stealBackend says how stealing works here, trying it if that is not known.
 func (in *incoming) stealBackend() (string, error) {
 	in.ops.Lock()
 	defer in.ops.Unlock()
-	s, err := in.stealer()
-	if err != nil {
-		return "", err
+	if in.backend == "" {
+		if _, err := in.stealer(); err != nil {
+			return "", err
+		}
 	}
-	return string(s.Backend()), nil
+	return in.backend, nil
 }
 
-// mirrorReady makes ready to mirror.
+// mirrorReady says whether mirroring works here, trying it if that is not known.
 func (in *incoming) mirrorReady() error {
 	in.ops.Lock()
 	defer in.ops.Unlock()
+	if in.capture {
+		return nil
+	}
 	_, err := in.mirrorer()
 	return err
 }
 
 func (in *incoming) stealer() (stealer, error) {
+	if in.closed {
+		return nil, errClosing
+	}
 	if in.steal == nil {
 		s, err := in.openSteal(in.log)
 		if err != nil {
 			return nil, err
 		}
-		in.steal = s
+		in.steal, in.backend = s, string(s.Backend())
 		in.loops.Go(func() { in.acceptStolen(s) })
+		in.restSoon()
 	}
 	return in.steal, nil
 }
 
 func (in *incoming) mirrorer() (mirrorer, error) {
+	if in.closed {
+		return nil, errClosing
+	}
 	if in.mirror == nil {
 		m, err := in.openMirror(in.log)
 		if err != nil {
 			return nil, err
 		}
-		in.mirror = m
+		in.mirror, in.capture = m, true
 		in.loops.Go(func() { in.acceptMirrored(m) })
+		in.restSoon()
 	}
 	return in.mirror, nil
 }
 
-// closeSteal gives all stolen ports back.
+// restSoon closes what nobody uses, in a while. The caller holds ops.
+func (in *incoming) restSoon() {
+	if in.resting != nil {
+		in.resting.Stop()
+	}
+	in.resting = time.AfterFunc(in.restAfter, in.rest)
+}
+
+func (in *incoming) rest() {
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if in.closed {
+		return
+	}
+	in.mu.Lock()
+	stealing, undecided, mirroring := len(in.stolen) > 0, in.undecided > 0, len(in.mirrored) > 0
+	in.mu.Unlock()
+	switch {
+	case stealing:
+	case undecided && in.steal != nil:
+		in.restSoon() // one of them may have to go to the target yet
+	default:
+		in.closeSteal()
+	}
+	if !mirroring {
+		in.closeMirror()
+	}
+}
+
+// closeSteal gives all stolen ports back. The caller holds ops.
 func (in *incoming) closeSteal() {
 	if in.steal != nil {
 		in.logFailure("giving the target its ports back", in.steal.Close())
@@ -170,13 +255,53 @@ func (in *incoming) closeSteal() {
 	}
 }
 
-// subscribe takes a port for a session and returns how many connections were ended so that
-// they come back to it.
-func (in *incoming) subscribe(s *session, req wire.Subscribe) (moved int, err error) {
-	if req.Port == 0 || req.Mode != wire.Mirror && req.Mode != wire.Steal {
-		return 0, fmt.Errorf("%w: port %d can't be subscribed in mode %q", syscall.EINVAL, req.Port, req.Mode)
+func (in *incoming) closeMirror() {
+	if in.mirror != nil {
+		in.logFailure("ending the capture", in.mirror.Close())
+		in.mirror = nil
 	}
-	sub := &subscription{session: s, port: req.Port, mode: req.Mode}
+}
+
+// subscribe takes a port for a session and returns how many connections were ended so that
+// they come back to it; or, if another session has the port and this one goes on without it,
+// who has it.
+func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, conflict string, err error) {
+	if req.Port == 0 || req.Mode != wire.Mirror && req.Mode != wire.Steal {
+		return 0, "", fmt.Errorf("%w: port %d can't be subscribed in mode %q", syscall.EINVAL, req.Port, req.Mode)
+	}
+	sub := in.newSubscription(l, req)
+	in.ops.Lock()
+	defer in.ops.Unlock()
+	if l.ctx.Err() != nil {
+		return 0, "", l.ctx.Err()
+	}
+	old := in.had(l, req.Port)
+	switch {
+	case old != nil && old.mode == sub.mode:
+		in.keep(sub)
+		return 0, "", nil
+	case sub.mode == wire.Mirror:
+		moved, err = in.startMirror(sub)
+	default:
+		moved, err = in.startSteal(sub)
+	}
+	if err != nil {
+		in.forget(sub)
+		if l.session.rules.Load().onSteal == nodeapi.StealContinue && errors.Is(err, syscall.EADDRINUSE) {
+			return 0, err.Error(), nil
+		}
+		return 0, "", err
+	}
+	if old != nil {
+		in.forget(old)
+		in.giveBack(old)
+	}
+	return moved, "", nil
+}
+
+func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {
+	sub := &subscription{link: l, port: req.Port, mode: req.Mode}
+	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
 	for _, p := range req.Probes {
 		sub.probes = append(sub.probes, p.Kind)
 	}
@@ -185,47 +310,37 @@ func (in *incoming) subscribe(s *session, req wire.Subscribe) (moved int, err er
 		in.log.Warn("the target's gateways are unknown, probes from there are not", "err", err)
 	}
 	sub.sources = probe.NewSources(req.ProbeSources, gateways)
-
-	in.ops.Lock()
-	defer in.ops.Unlock()
-	if s.ctx.Err() != nil {
-		return 0, s.ctx.Err()
-	}
-	in.mu.Lock()
-	old := in.subs[req.Port]
-	in.subs[req.Port] = sub // before the first connection comes
-	in.mu.Unlock()
-	if old != nil && old.mode == sub.mode {
-		return 0, nil
-	}
-	if old != nil {
-		in.giveBack(old)
-	}
-	if moved, err = in.take(sub); err != nil {
-		in.forget(sub)
-	}
-	return moved, err
+	return sub
 }
 
-func (in *incoming) take(sub *subscription) (moved int, err error) {
-	if sub.mode == wire.Mirror {
-		m, err := in.mirrorer()
-		if err != nil {
-			return 0, err
+func (in *incoming) startMirror(sub *subscription) (int, error) {
+	m, err := in.mirrorer()
+	if err != nil {
+		return 0, err
+	}
+	in.keep(sub) // before the first connection comes
+	return 0, m.Add(sub.port, sub.link)
+}
+
+func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
+	if other := in.thief(sub.port); other != nil {
+		if sub.link.session.rules.Load().onSteal != nodeapi.StealOverride {
+			return 0, &TakenError{Port: sub.port, Session: other.link.session.id, User: other.link.session.user}
 		}
-		return 0, m.Add(sub.port, nil)
+		return in.override(other, sub), nil
 	}
 	s, err := in.stealer()
 	if err != nil {
 		return 0, err
 	}
+	in.keep(sub) // before the first connection comes
 	if err := s.Steal(sub.port); err != nil {
 		return 0, err
 	}
 	moved, err = s.Flush(sub.port)
 	if err != nil {
 		in.log.Warn("the target keeps the connections that it had", "port", sub.port, "err", err)
-		sub.session.control.notify(wire.Notice{
+		sub.link.control.notify(wire.Notice{
 			Level: "warning", Port: sub.port,
 			Text: fmt.Sprintf("connections that clients had open before stay with the target: %v", err),
 		})
@@ -233,43 +348,50 @@ func (in *incoming) take(sub *subscription) (moved int, err error) {
 	return moved, nil
 }
 
+// override gives the port of one session to another. The connections that the first one has end, so
+// that they come back to the second.
+func (in *incoming) override(other, sub *subscription) (moved int) {
+	in.keep(sub)
+	moved = int(other.active.Load())
+	other.cancel(errOverridden)
+	by := sub.link.session
+	in.log.Info("a session has taken another one's port", "port", sub.port, "from", other.link.session.id, "by", by.id)
+	other.link.control.notify(wire.Notice{
+		Level: "warning", Port: sub.port,
+		Text: fmt.Sprintf("port %d is now stolen by session %s of %s, and this session has it no more", sub.port, by.id, by.user),
+	})
+	go other.link.session.report() // it takes locks that the caller may hold
+	return moved
+}
+
 // unsubscribe gives a port of the session back. One that it does not have is no error.
-func (in *incoming) unsubscribe(s *session, port uint16) error {
+func (in *incoming) unsubscribe(l *link, port uint16) error {
 	in.ops.Lock()
 	defer in.ops.Unlock()
-	sub := in.lookup(port)
-	if sub == nil || sub.session != s {
-		return nil
+	if sub := in.had(l, port); sub != nil {
+		in.forget(sub)
+		in.giveBack(sub)
 	}
-	in.forget(sub)
-	in.giveBack(sub)
 	return nil
 }
 
-// drop gives back whatever a session has.
-func (in *incoming) drop(s *session) {
+// drop gives back whatever a client has.
+func (in *incoming) drop(l *link) {
 	in.ops.Lock()
 	defer in.ops.Unlock()
-	in.mu.Lock()
-	var subs []*subscription
-	for port, sub := range in.subs {
-		if sub.session == s {
-			subs = append(subs, sub)
-			delete(in.subs, port)
-		}
-	}
-	in.mu.Unlock()
-	for _, sub := range subs {
+	for _, sub := range in.of(l) {
+		in.forget(sub)
 		in.giveBack(sub)
 	}
 }
 
 // giveBack ends the taking of a port. When that fails for the port alone, it ends for all:
-// better no session than a target that can't be reached.
+// better no session than a target that can't be reached. The caller holds ops.
 func (in *incoming) giveBack(sub *subscription) {
+	in.restSoon()
 	if sub.mode == wire.Mirror {
 		if in.mirror != nil {
-			in.mirror.Remove(sub.port, nil)
+			in.mirror.Remove(sub.port, sub.link)
 		}
 		return
 	}
@@ -280,27 +402,100 @@ func (in *incoming) giveBack(sub *subscription) {
 		in.logFailure("giving a port back", err)
 		in.closeSteal()
 		in.mu.Lock()
-		for port, other := range in.subs {
-			if other.mode == wire.Steal {
-				delete(in.subs, port)
-			}
-		}
+		lost := slices.Collect(maps.Values(in.stolen))
+		clear(in.stolen)
 		in.mu.Unlock()
+		for _, other := range lost {
+			other.link.control.notify(wire.Notice{
+				Level: "warning", Port: other.port,
+				Text: fmt.Sprintf("port %d is the target's again: another port could not be given back alone, so that all were (%v)", other.port, err),
+			})
+		}
 	}
 }
 
-func (in *incoming) lookup(port uint16) *subscription {
+// keep makes a subscription known.
+func (in *incoming) keep(sub *subscription) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.subs[port]
+	if sub.mode == wire.Steal {
+		in.stolen[sub.port] = sub
+		return
+	}
+	if in.mirrored[sub.port] == nil {
+		in.mirrored[sub.port] = map[*link]*subscription{}
+	}
+	in.mirrored[sub.port][sub.link] = sub
 }
 
 func (in *incoming) forget(sub *subscription) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.subs[sub.port] == sub {
-		delete(in.subs, sub.port)
+	if in.stolen[sub.port] == sub {
+		delete(in.stolen, sub.port)
 	}
+	if subs := in.mirrored[sub.port]; subs[sub.link] == sub {
+		if delete(subs, sub.link); len(subs) == 0 {
+			delete(in.mirrored, sub.port)
+		}
+	}
+}
+
+// thief returns who steals a port, or nil.
+func (in *incoming) thief(port uint16) *subscription {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.stolen[port]
+}
+
+// copier returns a client's subscription to a mirrored port, or nil.
+func (in *incoming) copier(port uint16, l *link) *subscription {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mirrored[port][l]
+}
+
+// had returns a client's subscription of a port, or nil.
+func (in *incoming) had(l *link, port uint16) *subscription {
+	if sub := in.thief(port); sub != nil && sub.link == l {
+		return sub
+	}
+	return in.copier(port, l)
+}
+
+// of returns all subscriptions of a client.
+func (in *incoming) of(l *link) []*subscription {
+	return in.collect(func(sub *subscription) bool { return sub.link == l })
+}
+
+// ports returns the ports that a session has.
+func (in *incoming) ports(s *session) (stolen, mirrored []uint16) {
+	for _, sub := range in.collect(func(sub *subscription) bool { return sub.link.session == s }) {
+		if sub.mode == wire.Steal {
+			stolen = append(stolen, sub.port)
+		} else {
+			mirrored = append(mirrored, sub.port)
+		}
+	}
+	return stolen, mirrored
+}
+
+func (in *incoming) collect(want func(*subscription) bool) (out []*subscription) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, sub := range in.stolen {
+		if want(sub) {
+			out = append(out, sub)
+		}
+	}
+	for _, subs := range in.mirrored {
+		for _, sub := range subs {
+			if want(sub) {
+				out = append(out, sub)
+			}
+		}
+	}
+	return out
 }
 
 var (
@@ -308,26 +503,40 @@ var (
 	errClosing = errors.New("the agent is ending")
 )
 
-// enter counts a connection in; leave must follow when it returns nil.
-func (in *incoming) enter() error {
+// enter counts a connection in, also for the client that it is for, if there is one; leave
+// must follow when it returns nil.
+func (in *incoming) enter(l *link) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
 	case in.closing:
 		return errClosing
-	case in.active == maxTaken:
+	case in.active >= maxAllTaken, l != nil && l.taken.Load() >= maxTaken:
 		return errTooMany
 	}
 	in.active++
+	if l != nil {
+		l.taken.Add(1)
+	}
 	return nil
 }
 
-func (in *incoming) leave() {
+func (in *incoming) leave(l *link) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if l != nil {
+		l.taken.Add(-1)
+	}
 	if in.active--; in.active == 0 && in.closing {
 		close(in.idle)
 	}
+}
+
+// decide counts stolen connections that nobody serves yet.
+func (in *incoming) decide(n int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.undecided += n
 }
 
 // throttle lets something happen only now and then.

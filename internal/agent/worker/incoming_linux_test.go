@@ -293,10 +293,12 @@ func TestSteal(t *testing.T) {
 		if d := time.Since(lost); d > 5*time.Second {
 			t.Errorf("the target was back after %v", d)
 		}
+		mustAsk(t, waiting, "not answered yet", "target")
+		// It might have come back over another carrier, but comes anew.
+		a.client(t)
 		if _, err := ask(served, "x"); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("on a connection that was served: %v, want a reset", err)
 		}
-		mustAsk(t, waiting, "not answered yet", "target")
 	})
 
 	t.Run("probes stay with the target", func(t *testing.T) {
@@ -521,18 +523,29 @@ func TestStuckPort(t *testing.T) {
 }
 
 func TestTooMany(t *testing.T) {
-	in := newIncoming(slog.New(slog.DiscardHandler), nil, nil)
-	in.active = maxTaken
-	if err := in.enter(); !errors.Is(err, errTooMany) {
-		t.Errorf("enter at the limit: %v", err)
+	in := newIncoming(slog.New(slog.DiscardHandler), nil, nil, restAfter)
+	one, other := &link{}, &link{}
+	one.taken.Store(maxTaken)
+	if err := in.enter(one); !errors.Is(err, errTooMany) {
+		t.Errorf("enter at a session's limit: %v", err)
 	}
-	in.leave()
-	if err := in.enter(); err != nil {
+	if err := in.enter(other); err != nil {
+		t.Errorf("enter for another session: %v", err)
+	}
+	in.leave(other)
+	in.active = maxAllTaken
+	for _, l := range []*link{other, nil} {
+		if err := in.enter(l); !errors.Is(err, errTooMany) {
+			t.Errorf("enter at the limit: %v", err)
+		}
+	}
+	in.leave(nil)
+	if err := in.enter(other); err != nil {
 		t.Errorf("enter below the limit: %v", err)
 	}
 	in.active = 0
 	in.close(0)
-	if err := in.enter(); !errors.Is(err, errClosing) {
+	if err := in.enter(nil); !errors.Is(err, errClosing) {
 		t.Errorf("enter after close: %v", err)
 	}
 }

@@ -1,202 +1,234 @@
 package worker
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/mirrord-go/mirrord/internal/agent/outgoing"
-	"github.com/mirrord-go/mirrord/internal/agent/resolver"
+	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
-	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
+	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 )
 
-const (
-	// headerTimeout bounds how long a stream may take to say what it is for, and a client
-	// to say hello.
-	headerTimeout = 20 * time.Second
-	// goodbyeTimeout bounds how long the client may take to hang up after our goodbye.
-	goodbyeTimeout = time.Second
-	// maxStreams bounds the client's streams that are open at once. Further ones are reset.
-	maxStreams = 16384
-	// resolveTimeout bounds one query; resolv.conf can ask for more than any client waits.
-	resolveTimeout = time.Minute
-)
-
-// session is one client on one tunnel.
+// session is one session, with or without its client.
 type session struct {
-	w   *worker
-	log *slog.Logger
-	tun tunnel.Session
+	w      *Worker
+	log    *slog.Logger
+	id     string
+	user   string
+	uid    string // of the pod, for reports
+	client tunnel.Fingerprint
+	place  *place
+	names  names
 
-	ctx     context.Context //nolint:containedctx // of the session's streams; ends with the tunnel
-	cancel  context.CancelFunc
-	slots   chan struct{}
-	streams sync.WaitGroup
-	ended   chan struct{} // closed when nothing of the session is left
+	rules   atomic.Pointer[rules]
+	changed chan struct{} // rules is another one; holds one
+	links   chan arrival
+	quits   chan ending // holds one
+	over    chan struct{}
 
-	control *control
-	greeted chan struct{} // closed when client and agent understand each other
+	refused  atomic.Uint64
+	refusals refusals
+	dials    dials
+
+	mu       sync.Mutex
+	link     *link // nil without a client
+	since    time.Time
+	past     [2]uint64 // bytes of earlier links, in and out
+	reported [3]uint64 // counters as they were reported last
 }
 
-func (w *worker) start(ctx context.Context, tun tunnel.Session) *session {
+// arrival is a client that has proven its key.
+type arrival struct {
+	tun     tunnel.Session
+	carrier *resume.Conn
+}
+
+// ending is why a session ends: a reason for programs, and a text for the client.
+type ending struct{ reason, text string }
+
+func newSession(w *Worker, spec Session, r *rules, p *place) *session {
 	s := &session{
-		w: w, log: w.log, tun: tun,
-		slots:   make(chan struct{}, maxStreams),
-		ended:   make(chan struct{}),
-		greeted: make(chan struct{}),
+		w: w, log: w.log, id: spec.ID, user: spec.User, uid: spec.Pod.Attachment(), client: spec.ClientKey, place: p, since: time.Now(),
+		changed: make(chan struct{}, 1), links: make(chan arrival), quits: make(chan ending, 1), over: make(chan struct{}),
 	}
-	// Our own end is said to the client before it becomes true: see [session.end].
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	s.control = newControl(s)
-	go s.run()
+	if spec.ID != "" {
+		s.log = w.log.With("session", spec.ID, "user", spec.User)
+	}
+	s.rules.Store(r)
 	return s
 }
 
-// run serves the session until the tunnel has ended.
+// run serves one client after the other until one of the ends.
 func (s *session) run() {
-	defer close(s.ended)
-	s.streams.Go(s.acceptStreams)
-	s.streams.Go(s.awaitHello)
-	<-s.tun.Done()
-	// The target comes first.
-	s.w.incoming.drop(s)
-	s.cancel()
-	_ = s.tun.Close()
-	s.streams.Wait()
+	s.report()
+	e := s.serve()
+	s.w.mu.Lock()
+	delete(s.w.sessions, s.id)
+	s.w.mu.Unlock()
+	s.w.leave(s.place)
+	s.w.ended(s, e)
+	close(s.over)
 }
 
-// end ends the session and waits until nothing of it is left. A reason is said to the client
-// first, which has a second to hang up. A nil session has ended.
-func (s *session) end(reason string) {
-	if s == nil {
-		return
-	}
-	if reason != "" {
-		s.goodbye(reason)
-	}
-	_ = s.tun.Close()
-	<-s.ended
-}
-
-func (s *session) goodbye(reason string) {
-	select {
-	case <-s.greeted:
-	default:
-		return
-	}
-	t := time.NewTimer(goodbyeTimeout)
-	defer t.Stop()
-	// Also for a frame that the client has not read yet, behind which ours would wait.
-	_ = s.control.st.SetWriteDeadline(time.Now().Add(goodbyeTimeout))
-	if s.control.send(wire.Control{Goodbye: &wire.Goodbye{Reason: reason}}, goodbyeTimeout) != nil {
-		return
-	}
-	select {
-	case <-s.tun.Done():
-	case <-t.C:
-	}
-}
-
-// saidGoodbye reports whether the client has ended the session on purpose.
-func (s *session) saidGoodbye() bool { return s.control.goodbye.Load() }
-
-func (s *session) awaitHello() {
-	t := time.NewTimer(headerTimeout)
-	defer t.Stop()
-	select {
-	case <-s.greeted:
-	case <-s.ctx.Done():
-	case <-t.C:
-		s.log.Warn("the client said nothing")
-		_ = s.tun.Close()
-	}
-}
-
-func (s *session) acceptStreams() {
+func (s *session) serve() ending {
+	var current *link
+	timeout := time.NewTimer(s.rules.Load().timeout)
+	defer timeout.Stop()
 	for {
-		st, err := s.tun.Accept()
-		if err != nil {
-			return
+		var ended <-chan struct{} // never, without a client
+		if current != nil {
+			ended = current.ended
 		}
 		select {
-		case s.slots <- struct{}{}:
-		default:
-			s.control.notify(wire.Notice{Level: "warning", Text: fmt.Sprintf("more than %d connections at once; further ones are reset", maxStreams)})
-			_ = st.Reset()
-			continue
-		}
-		s.streams.Go(func() {
-			defer func() { <-s.slots }()
-			if err := s.serve(st); err != nil && s.ctx.Err() == nil {
-				s.log.Debug("a stream ended", "err", err)
+		case a := <-s.links:
+			if current != nil {
+				// The same key, so it is our client, back before we noticed that it
+				// had gone.
+				s.log.Info("the client came back, its old connection ends")
+				current.end("")
 			}
-		})
-	}
-}
-
-// serve serves one stream of the client, and owns it.
-func (s *session) serve(st tunnel.Stream) error {
-	_ = st.SetReadDeadline(time.Now().Add(headerTimeout))
-	k, err := wire.ReadKind(st)
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("reading a stream's kind: %w", err)
-	}
-	if k == wire.KindControl {
-		return s.control.serve(st)
-	}
-	// What a message means is settled by the versions in hello and welcome.
-	select {
-	case <-s.greeted:
-	case <-s.ctx.Done():
-		_ = st.Reset()
-		return nil
-	}
-	switch k {
-	case wire.KindDial:
-		d, err := wire.ReadDial(st)
-		if err != nil {
-			_ = st.Reset()
-			return fmt.Errorf("reading a dial: %w", err)
+			timeout.Stop()
+			current = s.start(a)
+			s.now(current)
+			s.report()
+		case <-ended:
+			if current.saidGoodbye() {
+				s.log.Info("the client has ended the session")
+				return ending{nodeapi.ReasonGoodbye, ""}
+			}
+			// A broken carrier was waited for already.
+			wait := max(0, s.rules.Load().timeout-current.paused())
+			s.log.Info("the client is gone, waiting for it to come back", "timeout", wait, "err", current.tun.Err())
+			current = nil
+			s.now(nil)
+			s.report()
+			timeout.Reset(wait)
+		case <-s.changed:
+			if current == nil {
+				timeout.Reset(s.rules.Load().timeout)
+			} else {
+				current.obey()
+			}
+		case <-timeout.C:
+			s.log.Info("no client came in time", "timeout", s.rules.Load().timeout)
+			return ending{nodeapi.ReasonClientGone, ""}
+		case <-s.place.gone:
+			e := ending{nodeapi.ReasonTargetGone, "the target's process has ended"}
+			s.log.Info(e.text, "err", s.place.problem)
+			current.end(e.text)
+			return e
+		case e := <-s.quits:
+			s.log.Info("the session is ended", "reason", e.text)
+			current.end(e.text)
+			return e
 		}
-		_ = st.SetReadDeadline(time.Time{})
-		return outgoing.ServeDial(s.ctx, st, d)
-	case wire.KindDatagrams:
-		_ = st.SetReadDeadline(time.Time{})
-		return outgoing.ServeDatagrams(s.ctx, s.log, st)
-	case wire.KindResolve:
-		return s.resolve(st)
 	}
-	_ = st.Reset()
-	return fmt.Errorf("%w: the client opened a stream of kind %s", wire.ErrMalformed, k)
 }
 
-func (s *session) resolve(st tunnel.Stream) error {
-	q, err := wire.ReadQuery(st)
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("reading a query: %w", err)
+// take hands the session its client. It reports false when the session has ended.
+func (s *session) take(tun tunnel.Session, carrier *resume.Conn) bool {
+	select {
+	case s.links <- arrival{tun, carrier}:
+		return true
+	case <-s.over:
+		return false
 	}
-	_ = st.SetReadDeadline(time.Time{})
-	ctx, cancel := context.WithTimeout(s.ctx, resolveTimeout)
-	defer cancel()
-	a := wire.Answer{}
-	a.Message, err = s.w.resolver.Exchange(ctx, q.Transport, q.Message)
-	if errors.Is(err, resolver.ErrDropped) {
-		_ = st.Reset()
-		return err
+}
+
+// quit ends the session. It does not wait.
+func (s *session) quit(e ending) {
+	select {
+	case s.quits <- e:
+	default: // It ends already.
 	}
-	if err != nil {
-		s.log.Debug("a name could not be resolved", "err", err)
-		a = wire.Answer{Errno: outgoing.Errno(err)}
+}
+
+// change replaces the rules. What they refuse ends soon.
+func (s *session) change(r *rules) {
+	s.rules.Store(r)
+	s.dials.revoke(func(dst netip.AddrPort) error {
+		return r.enforcer.Dial(protoTCP, dst, s.names.of(dst.Addr(), time.Now()))
+	})
+	select {
+	case s.changed <- struct{}{}:
+	default:
 	}
-	if err := wire.WriteAnswer(st, a); err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("writing an answer: %w", err)
+}
+
+// now keeps what is reported of the client, or that there is none.
+func (s *session) now(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.past[0], s.past[1] = s.bytes()
+	s.link, s.since = l, time.Now()
+}
+
+// bytes were carried so far. The caller holds mu.
+func (s *session) bytes() (in, out uint64) {
+	if s.link != nil {
+		in, out = s.link.carrier.Carried()
 	}
-	return st.Close()
+	return s.past[0] + in, s.past[1] + out
+}
+
+// state is what is reported of the session.
+func (s *session) state() nodeapi.SessionState {
+	stolen, mirrored := s.w.incoming.ports(s)
+	slices.Sort(stolen)
+	slices.Sort(mirrored)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := nodeapi.SessionState{
+		ID: s.id, PodUID: s.uid, Connected: s.link != nil, Since: s.since,
+		Stolen: stolen, Mirrored: mirrored, Refused: s.refused.Load(),
+	}
+	if s.link != nil {
+		if since, _ := s.link.carrier.Paused(); !since.IsZero() {
+			st.Connected, st.Since = false, since
+		}
+	}
+	st.BytesIn, st.BytesOut = s.bytes()
+	s.reported = [3]uint64{st.BytesIn, st.BytesOut, st.Refused}
+	return st
+}
+
+// report tells the session's state. Events are told in the order of what they say.
+func (s *session) report() {
+	if s.w.Report == nil {
+		return
+	}
+	s.w.reporting.Lock()
+	defer s.w.reporting.Unlock()
+	if s.w.lookup(s.id) != s {
+		return // over
+	}
+	st := s.state()
+	s.w.Report(nodeapi.Event{Type: nodeapi.EventState, Session: &st})
+}
+
+// reportCounters reports if bytes or refusals have been counted since the last time.
+func (s *session) reportCounters() {
+	s.mu.Lock()
+	in, out := s.bytes()
+	changed := s.reported != [3]uint64{in, out, s.refused.Load()}
+	s.mu.Unlock()
+	if changed {
+		s.report()
+	}
+}
+
+// ended tells that a session, which is in nobody's hands any more, is over.
+func (w *Worker) ended(s *session, e ending) {
+	if w.Report == nil {
+		return
+	}
+	w.reporting.Lock()
+	defer w.reporting.Unlock()
+	st := s.state()
+	st.Connected = false
+	w.Report(nodeapi.Event{Type: nodeapi.EventEnded, Session: &st, Reason: e.reason, Text: e.text})
 }
