@@ -18,6 +18,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/execcmd"
 	"github.com/mirrord-go/mirrord/internal/cli/iostreams"
 	"github.com/mirrord-go/mirrord/internal/cli/operator"
+	"github.com/mirrord-go/mirrord/internal/cli/policies"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles"
 	"github.com/mirrord-go/mirrord/internal/cli/targets"
 	"github.com/mirrord-go/mirrord/internal/cli/verifyconfig"
@@ -81,13 +82,14 @@ there with one line, sets it for a whole team.`,
 	r.cmd.PersistentFlags().BoolVar(&r.verbose, "verbose", false, "tell on standard error what mirrord does inside")
 	r.cmd.AddGroup(
 		&cobra.Group{ID: command.GroupSession, Title: "Sessions:"},
-		&cobra.Group{ID: command.GroupProfile, Title: "Configuration and profiles:"},
+		&cobra.Group{ID: command.GroupProfile, Title: "Configuration, profiles and policies:"},
 		&cobra.Group{ID: command.GroupCluster, Title: "The cluster:"},
 	)
 	command.Group(r.cmd,
 		execcmd.NewCmd(f, nil),
 		verifyconfig.NewCmd(f, nil),
 		profiles.NewCmd(f),
+		policies.NewCmd(f),
 		targets.NewCmd(f, nil),
 		operator.NewCmd(f),
 		versioncmd.NewCmd(f),

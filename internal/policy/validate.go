@@ -182,8 +182,8 @@ func (v *validator) network(spec v1alpha.PolicySpec) {
 	out := outgoing(spec)
 	for i, rule := range out.Allow {
 		path := fmt.Sprintf("spec.network.outgoing.allow[%d]", i)
-		v.rule(path, rule)
-		if name := rule.Hostname; name != nil && (!strings.HasPrefix(*name, "^") || !strings.HasSuffix(*name, "$")) {
+		readable := v.rule(path, rule)
+		if name := rule.Hostname; name != nil && readable && (!strings.HasPrefix(*name, "^") || !strings.HasSuffix(*name, "$")) {
 			v.add(Advice, path+".hostname", "without ^ and $ it also allows names that only contain what it matches")
 		}
 	}
@@ -200,12 +200,14 @@ func (v *validator) network(spec v1alpha.PolicySpec) {
 	}
 }
 
-func (v *validator) rule(path string, rule v1alpha.OutgoingRule) {
+// rule checks a rule and reports whether its host name can be read.
+func (v *validator) rule(path string, rule v1alpha.OutgoingRule) bool {
+	readable := true
 	if block := rule.IPBlock; block != nil {
 		v.ipBlock(path+".ipBlock", *block)
 	}
 	if rule.Hostname != nil {
-		v.regex(path+".hostname", *rule.Hostname)
+		readable = v.regex(path+".hostname", *rule.Hostname)
 	}
 	for i, port := range rule.Ports {
 		at := fmt.Sprintf("%s.ports[%d]", path, i)
@@ -219,6 +221,7 @@ func (v *validator) rule(path string, rule v1alpha.OutgoingRule) {
 	if rule.IPBlock == nil && rule.Hostname == nil && len(rule.Ports) == 0 {
 		v.add(Advice, path, "a rule without fields matches every destination")
 	}
+	return readable
 }
 
 func (v *validator) ipBlock(path string, block v1alpha.IPBlock) {

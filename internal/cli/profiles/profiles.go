@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mirrord-go/mirrord/internal/cli/command"
+	"github.com/mirrord-go/mirrord/internal/cli/lint"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles/explain"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles/list"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles/show"
@@ -23,5 +24,5 @@ A profile is a list of changes that is applied over a user's own configuration. 
 selected by "profile": "NAME" in the configuration file or by --profile NAME, where NAME is
 "name" for a cluster-wide profile and "namespace/name" for one of a namespace.`,
 		GroupID: command.GroupProfile,
-	}, list.NewCmd(f, nil), show.NewCmd(f, nil), explain.NewCmd(f, nil))
+	}, list.NewCmd(f, nil), show.NewCmd(f, nil), explain.NewCmd(f, nil), lint.NewProfileCmd(f, nil))
 }
