@@ -21,7 +21,6 @@ import (
 	// OIDC is the one way to log in that client-go keeps in a package of its own.
 	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc"
 	"k8s.io/client-go/rest"
-	"k8s.io/klog/v2"
 )
 
 // Options say which cluster to talk to, as whom.
@@ -149,8 +148,3 @@ func (c *Cluster) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
 }
-
-// RedirectLogs sends what client-go logs by itself, which it otherwise writes to the
-// standard error, to the logger. It is for a program's main function: it changes the
-// whole process.
-func RedirectLogs(log *slog.Logger) { klog.SetSlogLogger(log) }

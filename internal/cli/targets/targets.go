@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,7 @@ const (
 // Cluster is what the command needs of a cluster.
 type Cluster interface {
 	Namespace() string
+	Namespaces(ctx context.Context) ([]string, error)
 	ListTargets(ctx context.Context, namespace string, kinds []config.TargetKind) ([]config.TargetPath, error)
 	Close() error
 }
@@ -114,7 +116,32 @@ func run(ctx context.Context, opts *Options) (err error) {
 			opts.Factory.Streams.Notef("%s", hint)
 		}
 	}
-	return opts.print(paths, namespace)
+	if opts.Output.Value == "text" || !opts.rich() {
+		return opts.print(paths)
+	}
+	return opts.printRich(paths, namespace, opts.namespaces(ctx, cluster, namespace))
+}
+
+// namespaces are those that could be chosen: all, or for a user who may not list them the
+// current one.
+func (o *Options) namespaces(ctx context.Context, cluster Cluster, current string) []string {
+	all, err := cluster.Namespaces(ctx)
+	if err != nil {
+		o.Factory.Logger.DebugContext(ctx, "the namespaces are unknown", "error", err)
+		return []string{current}
+	}
+	if !slices.Contains(all, current) {
+		all = append(all, current)
+		slices.Sort(all)
+	}
+	return all
+}
+
+// rich says whether the richer output is asked for.
+func (o *Options) rich() bool {
+	value, _ := o.Factory.LookupEnv(RichVariable)
+	asked, err := strconv.ParseBool(value)
+	return err == nil && asked
 }
 
 // config returns the configuration of the file, the environment and the flags. The profile
@@ -178,11 +205,11 @@ func kindNames() []string {
 	return names
 }
 
-// rich is the output that plug-ins ask for with [RichVariable].
-type rich struct {
+// richOutput is what plug-ins ask for with [RichVariable].
+type richOutput struct {
 	Targets          []richTarget `json:"targets"`
 	CurrentNamespace string       `json:"current_namespace"`
-	// Namespaces are those that could be chosen instead; here, only the current one.
+	// Namespaces are those that the user may choose from, the current one included.
 	Namespaces []string `json:"namespaces"`
 }
 
@@ -192,7 +219,7 @@ type richTarget struct {
 	Available bool `json:"available"`
 }
 
-func (o *Options) print(paths []config.TargetPath, namespace string) error {
+func (o *Options) print(paths []config.TargetPath) error {
 	out := o.Factory.Streams.Out
 	if o.Output.Value == "text" {
 		for _, path := range paths {
@@ -202,17 +229,16 @@ func (o *Options) print(paths []config.TargetPath, namespace string) error {
 		}
 		return nil
 	}
-	encoder := json.NewEncoder(out)
-	value, _ := o.Factory.LookupEnv(RichVariable)
-	if asked, err := strconv.ParseBool(value); err != nil || !asked {
-		if paths == nil {
-			paths = []config.TargetPath{}
-		}
-		return encoder.Encode(paths)
+	if paths == nil {
+		paths = []config.TargetPath{}
 	}
-	r := rich{Targets: make([]richTarget, len(paths)), CurrentNamespace: namespace, Namespaces: []string{namespace}}
+	return json.NewEncoder(out).Encode(paths)
+}
+
+func (o *Options) printRich(paths []config.TargetPath, current string, namespaces []string) error {
+	r := richOutput{Targets: make([]richTarget, len(paths)), CurrentNamespace: current, Namespaces: namespaces}
 	for i, path := range paths {
 		r.Targets[i] = richTarget{path, true}
 	}
-	return encoder.Encode(r)
+	return json.NewEncoder(o.Factory.Streams.Out).Encode(r)
 }

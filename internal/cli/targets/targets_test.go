@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,10 +17,37 @@ import (
 	"github.com/mirrord-go/mirrord/internal/config"
 )
 
+// TestRichNamespaces: all namespaces, the current one among them also when nothing is in it yet.
+func TestRichNamespaces(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		all  []string
+		args []string
+		want string
+	}{
+		{"all", []string{"default", "of-context", "shop"}, nil, `"current_namespace":"of-context","namespaces":["default","of-context","shop"]`},
+		{"another", []string{"default", "shop"}, []string{"-n", "shop"}, `"current_namespace":"shop","namespaces":["default","shop"]`},
+		{"not there", []string{"default", "shop"}, []string{"-n", "new"}, `"current_namespace":"new","namespaces":["default","new","shop"]`},
+		{"none may be listed", nil, []string{"-n", "shop"}, `"current_namespace":"shop","namespaces":["shop"]`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, stderr, err := execute(t, &fakeCluster{namespaces: test.all}, map[string]string{RichVariable: "true"}, test.args...)
+			if err != nil || stderr.Len() > 0 {
+				t.Fatalf("%v\n%s", err, stderr)
+			}
+			if want := `{"targets":[],` + test.want + "}\n"; out.String() != want {
+				t.Errorf("printed %s, want %s", out, want)
+			}
+		})
+	}
+}
+
 // fakeCluster has these targets and remembers what it was asked.
 type fakeCluster struct {
 	paths []config.TargetPath
 	err   error
+	// namespaces are what the user may list; nil means that they may not.
+	namespaces []string
 
 	cfg       *config.Config
 	namespace string
@@ -30,6 +58,13 @@ type fakeCluster struct {
 
 func (c *fakeCluster) Namespace() string { return "of-context" }
 func (c *fakeCluster) Close() error      { c.closed = true; return nil }
+
+func (c *fakeCluster) Namespaces(context.Context) ([]string, error) {
+	if c.namespaces == nil {
+		return nil, errors.New("forbidden")
+	}
+	return slices.Clone(c.namespaces), nil
+}
 
 func (c *fakeCluster) ListTargets(_ context.Context, namespace string, kinds []config.TargetKind) ([]config.TargetPath, error) {
 	c.asked, c.namespace, c.kinds = true, namespace, kinds
