@@ -21,6 +21,7 @@ import (
 const (
 	operatorName     = "mirrord-operator"
 	operatorSelector = labelName + "=" + operatorName + "," + labelPartOf + "=" + partOf
+	operatorAgents   = AgentSelector + "," + labelManager + "=" + operatorName
 	apiServiceName   = "v1alpha.sessions.mirrord.metalbear.co"
 	labelVersion     = "app.kubernetes.io/version"
 	annotationNumber = "deployment.kubernetes.io/revision"
@@ -149,16 +150,13 @@ func (c *Cluster) deploymentStatus(ctx context.Context, s *OperatorStatus) error
 
 func (c *Cluster) agentStatus(ctx context.Context, s *OperatorStatus) error {
 	var list corev1.PodList
-	opts := metav1.ListOptions{LabelSelector: AgentSelector}
+	opts := metav1.ListOptions{LabelSelector: operatorAgents}
 	if err := c.list(ctx, pods, s.Namespace, opts, &list); err != nil {
 		return c.explain(ctx, err, "listing the agents", pods.rule("list", s.Namespace))
 	}
 	s.Agents = []AgentStatus{}
 	for i := range list.Items {
 		pod := &list.Items[i]
-		if pod.Labels[labelSession] != "" {
-			continue // of a session without the operator
-		}
 		agent := AgentStatus{Node: pod.Spec.NodeName, Pod: pod.Name, State: string(pod.Status.Phase), Ready: podReady(pod)}
 		for _, container := range pod.Spec.Containers {
 			agent.Image = container.Image

@@ -130,15 +130,12 @@ func (c *Cluster) endSessions(ctx context.Context) error {
 func (c *Cluster) stopAgents(ctx context.Context, namespace string) error {
 	for {
 		var list corev1.PodList
-		if err := c.list(ctx, pods, namespace, metav1.ListOptions{LabelSelector: AgentSelector}, &list); err != nil {
+		if err := c.list(ctx, pods, namespace, metav1.ListOptions{LabelSelector: operatorAgents}, &list); err != nil {
 			return c.explain(ctx, err, "listing the agents", pods.rule("list", namespace))
 		}
 		left := 0
 		for i := range list.Items {
 			pod := &list.Items[i]
-			if pod.Labels[labelSession] != "" {
-				continue // of a session without the operator
-			}
 			left++
 			if pod.DeletionTimestamp == nil {
 				if err := c.remove(ctx, pods, namespace, pod.Name); err != nil {
