@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 
 	"github.com/mirrord-go/mirrord/internal/operator/options"
 	"github.com/mirrord-go/mirrord/internal/version"
@@ -51,6 +52,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := newLogger(o, stderr)
+	klog.SetSlogLogger(log) // what Kubernetes' libraries have to say
 	if err := Run(ctx, o, log); err != nil {
 		log.Error("the operator ended", "error", err)
 		return exitFailed

@@ -34,14 +34,27 @@ type Carriers interface {
 	Dial(ctx context.Context, u user.Info, namespace, session, attachment string) (conn net.Conn, over <-chan struct{}, err error)
 }
 
+// Counter counts carriers. It is safe for concurrent use.
+type Counter interface {
+	CarrierOpened()
+	// CarrierClosed is told how many bytes went each way.
+	CarrierClosed(toAgent, toClient int64)
+}
+
+// noCounter counts nothing.
+type noCounter struct{}
+
+func (noCounter) CarrierOpened()             {}
+func (noCounter) CarrierClosed(int64, int64) {}
+
 // maxCarriers is how many carriers of one session a replica keeps. A client needs one for each
 // pod of its target, and a new one before an old one's death is noticed.
 const maxCarriers = 256
 
 // connectREST is the subresource sessions/connect.
 type connectREST struct {
-	sessions Sessions
 	carriers Carriers
+	counter  Counter
 	log      *slog.Logger
 
 	ctx   context.Context //nolint:containedctx // of all carriers; ends with close
@@ -57,8 +70,11 @@ var (
 	_ rest.Connecter = &connectREST{}
 )
 
-func newConnectREST(s Sessions, c Carriers, log *slog.Logger) *connectREST {
-	r := &connectREST{sessions: s, carriers: c, log: log, open: map[string]int{}}
+func newConnectREST(c Carriers, counter Counter, log *slog.Logger) *connectREST {
+	if counter == nil {
+		counter = noCounter{}
+	}
+	r := &connectREST{carriers: c, counter: counter, log: log, open: map[string]int{}}
 	r.ctx, r.close = context.WithCancel(context.Background())
 	return r
 }
@@ -126,6 +142,10 @@ func (c *carrier) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	key := c.namespace + "/" + c.name
+	if c.r.ctx.Err() != nil {
+		c.respond.Error(apierrors.NewServiceUnavailable("this replica of the operator is stopping"))
+		return
+	}
 	if !c.r.take(key) {
 		c.respond.Error(apierrors.NewTooManyRequests(fmt.Sprintf("session %s has %d carriers here already", c.name, maxCarriers), 1))
 		return
@@ -149,6 +169,7 @@ func (c *carrier) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (c *carrier) join(key string, client, agent net.Conn, over <-chan struct{}) {
 	log := c.r.log.With("session", key, "user", c.u.GetName(), "attachment", c.attachment)
 	log.Info("carrier opened")
+	c.r.counter.CarrierOpened()
 	start := time.Now()
 	ctx, cancel := context.WithCancelCause(c.r.ctx)
 	defer cancel(nil)
@@ -160,6 +181,7 @@ func (c *carrier) join(key string, client, agent net.Conn, over <-chan struct{})
 		}
 	}()
 	result := pipe.Join(ctx, halfCloser{client}, halfCloser{agent})
+	c.r.counter.CarrierClosed(result.AToB, result.BToA)
 	log.Info("carrier closed", "toAgent", result.AToB, "toClient", result.BToA, "after", time.Since(start).Round(time.Millisecond), "error", result.Err)
 }
 

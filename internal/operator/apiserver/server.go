@@ -36,7 +36,7 @@ import (
 	definitions "github.com/mirrord-go/mirrord/internal/operator/apiserver/openapi"
 )
 
-// Config is what a server is made of. All fields are required but Log.
+// Config is what a server is made of. All fields are required but Counter and Log.
 type Config struct {
 	// Listener is where the API is served. The server closes it.
 	Listener net.Listener
@@ -50,6 +50,8 @@ type Config struct {
 	Sessions Sessions
 	Targets  Targets
 	Carriers Carriers
+	// Counter, when not nil, is told of carriers.
+	Counter Counter
 
 	// Version is the operator's build.
 	Version string
@@ -89,7 +91,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the API server: %w", err)
 	}
-	connect := newConnectREST(c.Sessions, c.Carriers, log)
+	connect := newConnectREST(c.Carriers, c.Counter, log)
 	info := genericapiserver.NewDefaultAPIGroupInfo(sessions.GroupName, scheme, runtime.NewParameterCodec(scheme), newCodecs(scheme))
 	info.VersionedResourcesStorageMap[sessions.SchemeGroupVersion.Version] = map[string]rest.Storage{
 		"targets":          &targetsREST{targets: c.Targets},

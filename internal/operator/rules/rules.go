@@ -149,16 +149,38 @@ func (r *Rules) Profile(name string) (*profile.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
+	u := r.profile(name)
+	if u == nil {
+		return nil, &profile.NotFoundError{Ref: ref}
+	}
+	return profile.FromObject(u.Object)
+}
+
+// profile is the object that a user named; nil when there is none.
+func (r *Rules) profile(name string) *unstructured.Unstructured {
+	ref, err := profile.ParseRef(name)
+	if err != nil {
+		return nil
+	}
 	resource, key := clusterProfiles, ref.Name
 	if ref.Namespace != "" {
 		resource, key = namespacedProfiles, ref.Namespace+"/"+ref.Name
 	}
 	o, ok, err := r.informers[resource].GetStore().GetByKey(key)
-	u, is := o.(*unstructured.Unstructured)
-	if err != nil || !ok || !is {
-		return nil, &profile.NotFoundError{Ref: ref}
+	if err != nil || !ok {
+		return nil
 	}
-	return profile.FromObject(u.Object)
+	u, _ := o.(*unstructured.Unstructured)
+	return u
+}
+
+// ProfileGeneration identifies what a profile says now; empty when there is none.
+func (r *Rules) ProfileGeneration(name string) string {
+	u := r.profile(name)
+	if u == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s/%d", u.GetUID(), u.GetGeneration())
 }
 
 // WriteStatus writes the conditions of every policy that does not have them yet. It returns

@@ -1,0 +1,273 @@
+package reconcile
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
+	"github.com/mirrord-go/mirrord/internal/operator/agents"
+	"github.com/mirrord-go/mirrord/internal/operator/records"
+)
+
+// nodes is what agents say about sessions.
+type nodes struct {
+	mu     sync.Mutex
+	agents map[string]*node // by the UID of the agent's pod
+	ended  map[at]nodeapi.Event
+	wake   chan struct{}
+}
+
+// at is a session at one of its attachments.
+type at struct{ session, attachment string }
+
+// node is what one agent says.
+type node struct {
+	synced bool
+	states map[at]nodeapi.SessionState
+}
+
+func (n *nodes) init() {
+	n.agents, n.ended = map[string]*node{}, map[at]nodeapi.Event{}
+	n.wake = make(chan struct{}, 1)
+}
+
+// poke has the agents looked at again.
+func (n *nodes) poke() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops what is known of a session that is gone.
+func (n *nodes) forget(session string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for k := range n.ended {
+		if k.session == session {
+			delete(n.ended, k)
+		}
+	}
+}
+
+// registered says that a session is at an attachment anew.
+func (n *nodes) registered(session, attachment string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.ended, at{session, attachment})
+}
+
+// settle writes to a record what agents say: workers that were replaced, and attachments that
+// are gone, which are to be registered again.
+func (n *nodes) settle(rec *recordsv1.SessionRecord) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, route := range rec.Routes {
+		k := at{rec.Name, name}
+		if _, over := n.ended[k]; over {
+			delete(rec.Routes, name)
+			continue
+		}
+		agent := n.agents[route.AgentUID]
+		if agent == nil || !agent.synced {
+			continue
+		}
+		state, known := agent.states[k]
+		if !known {
+			delete(rec.Routes, name) // the agent lost it, or says so in a moment
+			continue
+		}
+		if state.Worker.Port == 0 {
+			continue
+		}
+		for i := range rec.Status.Attachments {
+			if a := &rec.Status.Attachments[i]; a.Name == name {
+				a.AgentKey, a.AgentVersion = state.Worker.Key.String(), state.Worker.Version
+			}
+		}
+		route.Port = int32(state.Worker.Port)
+		rec.Routes[name] = route
+	}
+}
+
+// clientGone says that a session's client has left it.
+func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
+	n := &r.nodes
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	gone, there := false, false
+	for k, e := range n.ended {
+		switch {
+		case k.session != rec.Name:
+		case e.Reason == nodeapi.ReasonGoodbye:
+			return &ending{records.ReasonCompleted, "the client ended the session"}
+		case e.Reason == nodeapi.ReasonClientGone:
+			gone = true
+		}
+	}
+	for _, route := range rec.Routes {
+		if agent := n.agents[route.AgentUID]; agent != nil {
+			for k, s := range agent.states {
+				there = there || k.session == rec.Name && s.Connected
+			}
+		}
+	}
+	waited := rec.Seen != nil && len(rec.Status.Attachments) == 0 && time.Since(rec.Seen.Time) >= r.GracePeriod
+	if gone && !there || waited {
+		return &ending{records.ReasonClientGone, "its client was gone for " + r.GracePeriod.String()}
+	}
+	return nil
+}
+
+// followAgents listens to every agent that serves.
+func (r *Reconciler) followAgents(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	following := map[string]context.CancelFunc{}
+	for {
+		serving := map[string]bool{}
+		for _, a := range r.Agents.All() {
+			serving[a.UID] = true
+			if following[a.UID] == nil {
+				var actx context.Context
+				actx, following[a.UID] = context.WithCancel(ctx)
+				wg.Go(func() { r.follow(actx, a) })
+			}
+		}
+		for uid, cancel := range following {
+			if !serving[uid] {
+				cancel()
+				delete(following, uid)
+			}
+		}
+		select {
+		case <-r.nodes.wake:
+		case <-ctx.Done():
+			for _, cancel := range following {
+				cancel()
+			}
+			return
+		}
+	}
+}
+
+// followPause is how long to wait before an agent that was lost is listened to again.
+const followPause = time.Second
+
+// follow listens to one agent.
+func (r *Reconciler) follow(ctx context.Context, a *agents.Agent) {
+	defer r.nodes.drop(a.UID)
+	for ctx.Err() == nil {
+		r.nodes.reset(a.UID)
+		err := r.Agents.Client(a).Events(ctx, func(e nodeapi.Event) error {
+			r.heard(ctx, a, e)
+			return nil
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		r.Log.Warn("an agent is not heard, trying again", "agent", a.Pod, "node", a.Node, "error", err)
+		select {
+		case <-time.After(followPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (n *nodes) reset(uid string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.agents[uid] = &node{states: map[at]nodeapi.SessionState{}}
+}
+
+func (n *nodes) drop(uid string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.agents, uid)
+}
+
+// heard takes in what an agent says.
+func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, e nodeapi.Event) {
+	if e.Type == nodeapi.EventSynced {
+		r.synced(ctx, a)
+		return
+	}
+	s := e.Session
+	if s == nil {
+		return
+	}
+	k := at{s.ID, s.PodUID}
+	r.nodes.mu.Lock()
+	agent := r.nodes.agents[a.UID]
+	before, known := agent.states[k]
+	switch e.Type {
+	case nodeapi.EventEnded:
+		delete(agent.states, k)
+		r.nodes.ended[k] = e
+	default:
+		agent.states[k] = *s
+	}
+	r.nodes.mu.Unlock()
+	if e.Type == nodeapi.EventEnded {
+		r.Log.Info("a session ended at a pod", "session", s.ID, "pod", s.PodUID, "node", a.Node, "reason", e.Reason, "text", e.Text)
+	}
+	// Counters alone concern nobody here.
+	if e.Type == nodeapi.EventEnded || !known || before.Worker != s.Worker || before.Connected != s.Connected {
+		r.addNamed(s.ID)
+	}
+}
+
+// strayAge is how old a session must be that an agent has and no record is for. Younger ones
+// are about to get theirs.
+const strayAge = 3 * time.Minute
+
+// synced follows the present state of an agent: sessions that nobody knows are ended.
+func (r *Reconciler) synced(ctx context.Context, a *agents.Agent) {
+	known := map[string]bool{}
+	for _, rec := range r.Records.All() {
+		known[rec.Name] = true
+	}
+	r.nodes.mu.Lock()
+	agent := r.nodes.agents[a.UID]
+	agent.synced = true
+	var stray []string
+	for k, s := range agent.states {
+		if !known[k.session] && time.Since(s.Since) > strayAge {
+			stray = append(stray, k.session)
+		}
+	}
+	r.nodes.mu.Unlock()
+	for _, id := range stray {
+		if err := r.Agents.Client(a).End(ctx, id, "the operator does not know the session"); err != nil {
+			r.Log.Warn("a session that nobody knows stays at an agent", "session", id, "agent", a.Pod, "error", err)
+		}
+	}
+	r.addAll()
+}
+
+// addNamed queues a session by its name, which is unique in the cluster.
+func (r *Reconciler) addNamed(name string) {
+	for _, rec := range r.Records.All() {
+		if rec.Name == name {
+			r.add(types.NamespacedName{Namespace: rec.Namespace, Name: name})
+			return
+		}
+	}
+}
+
+// States are the states of all sessions at all agents that this replica listens to.
+func (r *Reconciler) States() []nodeapi.SessionState {
+	r.nodes.mu.Lock()
+	defer r.nodes.mu.Unlock()
+	var all []nodeapi.SessionState
+	for _, a := range r.nodes.agents {
+		for _, s := range a.states {
+			all = append(all, s)
+		}
+	}
+	return all
+}

@@ -1,0 +1,289 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
+	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
+	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/operator/records"
+	"github.com/mirrord-go/mirrord/internal/operator/session"
+	"github.com/mirrord-go/mirrord/internal/operator/workloads"
+	"github.com/mirrord-go/mirrord/internal/policy"
+)
+
+// reconcile looks at one session. It returns after how long to look again, zero for never.
+func (r *Reconciler) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
+	rec := r.Records.Cached(key.Namespace, key.Name)
+	if rec == nil {
+		return 0, nil
+	}
+	if rec.Status.Phase == sessions.SessionEnded {
+		return r.bury(ctx, rec)
+	}
+	if e := cmp.Or(r.overdue(rec), r.clientGone(rec)); e != nil {
+		return 0, r.end(ctx, rec, e)
+	}
+	path, err := config.ParseTargetPath(rec.Spec.Target)
+	if err != nil {
+		return 0, r.end(ctx, rec, &ending{records.ReasonTargetGone, err.Error()})
+	}
+	target, err := r.resolve(key, path)
+	if err != nil {
+		return 0, r.end(ctx, rec, &ending{records.ReasonTargetGone, err.Error()})
+	}
+	work := rec.DeepCopy()
+	if e := r.judge(work, target); e != nil {
+		return 0, r.end(ctx, rec, e)
+	}
+	failed := r.attach(ctx, work, target)
+	if err := r.write(ctx, rec, work); err != nil {
+		return 0, err
+	}
+	return r.next(work), failed
+}
+
+// ending is why a session ends.
+type ending struct{ reason, text string }
+
+func (r *Reconciler) end(ctx context.Context, rec *recordsv1.SessionRecord, e *ending) error {
+	ended, err := r.Records.Update(ctx, rec, func(rec *recordsv1.SessionRecord) error {
+		return records.End(rec, time.Now(), records.Operator, e.reason, e.text)
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	r.Log.Info("session ended", "session", keyOf(rec).String(), "user", rec.Status.User, "by", records.Operator, "reason", e.reason, "text", e.text)
+	r.Sessions.Release(ctx, ended)
+	return nil
+}
+
+// bury takes a session away that has ended a moment ago.
+func (r *Reconciler) bury(ctx context.Context, rec *recordsv1.SessionRecord) (time.Duration, error) {
+	if rec.Status.End != nil {
+		if left := Linger - time.Since(rec.Status.End.Time.Time); left > 0 {
+			return left, nil
+		}
+	}
+	r.Sessions.Release(ctx, rec)
+	if err := r.Records.Delete(ctx, rec); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return 0, fmt.Errorf("removing the session's record: %w", err)
+	}
+	return 0, nil
+}
+
+// overdue says that a session is too old.
+func (r *Reconciler) overdue(rec *recordsv1.SessionRecord) *ending {
+	if r.MaxSessionTime > 0 && time.Since(rec.CreationTimestamp.Time) >= r.MaxSessionTime {
+		return &ending{records.ReasonTimeLimit, fmt.Sprintf("sessions last %s at most here", r.MaxSessionTime)}
+	}
+	return nil
+}
+
+// next is after how long a session has to be looked at although nothing happens.
+func (r *Reconciler) next(rec *recordsv1.SessionRecord) time.Duration {
+	var next time.Duration
+	sooner := func(d time.Duration) {
+		if d = max(d, time.Second); next == 0 || d < next {
+			next = d
+		}
+	}
+	if r.MaxSessionTime > 0 {
+		sooner(r.MaxSessionTime - time.Since(rec.CreationTimestamp.Time))
+	}
+	if rec.Status.Phase == sessions.SessionWaiting && rec.Seen != nil {
+		sooner(r.GracePeriod - time.Since(rec.Seen.Time))
+	}
+	return next
+}
+
+// resolve finds the target's pods. A target that is missing has none, for as long as the grace
+// period; then it is an error.
+func (r *Reconciler) resolve(key types.NamespacedName, path config.TargetPath) (*workloads.Target, error) {
+	target, err := r.Workloads.Resolve(key.Namespace, path)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.missing, key)
+		return target, nil
+	}
+	var notFound *workloads.NotFoundError
+	since, known := r.missing[key]
+	if !known {
+		since = time.Now()
+		r.missing[key] = since
+	}
+	if errors.As(err, &notFound) && time.Since(since) < r.GracePeriod {
+		return &workloads.Target{Path: path, Namespace: key.Namespace}, nil
+	}
+	return nil, err
+}
+
+// judge decides about a session again, and changes what it may do.
+func (r *Reconciler) judge(rec *recordsv1.SessionRecord, target *workloads.Target) *ending {
+	decision := r.Rules.Decide(target.Policy(), rec.Spec.Features, rec.Spec.Profile)
+	if !decision.Allowed() {
+		return forbidden(rec, decision)
+	}
+	if generation := r.Rules.ProfileGeneration(rec.Spec.Profile); generation != rec.ProfileGeneration {
+		rec.ProfileGeneration = generation
+		records.Notify(rec, time.Now(), records.Info, fmt.Sprintf("profile %q has changed; the session is still as it says", rec.Spec.Profile))
+	}
+	if len(target.Pods) == 0 && target.Path.Kind != config.Targetless {
+		// Without pods, policies that choose by labels can't be told to bind. What was
+		// granted stays as it was until there are pods again.
+		return nil
+	}
+	raw, err := json.Marshal(decision.Grant)
+	if err != nil {
+		r.Log.Error("a grant can't be written", "session", keyOf(rec).String(), "error", err)
+		return nil
+	}
+	before := session.GrantID(rec)
+	changed := rec.DeepCopy()
+	changed.Grant = runtime.RawExtension{Raw: raw}
+	if session.GrantID(changed) == before {
+		return nil
+	}
+	rec.Grant = changed.Grant
+	rec.Status.Policies = nil
+	for _, ref := range decision.Binding {
+		rec.Status.Policies = append(rec.Status.Policies, ref.String())
+	}
+	text := "policies have changed what the session may do; no policy binds it now"
+	if len(rec.Status.Policies) > 0 {
+		text = "policies have changed what the session may do; these bind it now: " + strings.Join(rec.Status.Policies, ", ")
+	}
+	records.Notify(rec, time.Now(), records.Warning, text)
+	return nil
+}
+
+// forbidden is the end of a session that is not allowed any more.
+func forbidden(rec *recordsv1.SessionRecord, d policy.Decision) *ending {
+	e := &ending{records.ReasonPolicyChanged, (&policy.RefusedError{Reasons: d.Reasons}).Error()}
+	if !slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool { return r.Policy != nil }) {
+		e.reason = records.ReasonProfileChanged
+		e.text = fmt.Sprintf("profile %q has changed: %s", rec.Spec.Profile, e.text)
+	}
+	return e
+}
+
+// attach makes a record's attachments those of the target's pods. It returns what failed, which
+// is worth another try.
+func (r *Reconciler) attach(ctx context.Context, rec *recordsv1.SessionRecord, target *workloads.Target) error {
+	if target.Path.Kind == config.Targetless {
+		if r.nodes.settle(rec); r.Sessions.Current(rec, nil, target.Path) {
+			return nil
+		}
+		return r.register(ctx, rec, nil)
+	}
+	r.nodes.settle(rec)
+	drop(rec, func(name string) bool {
+		return !slices.ContainsFunc(target.Pods, func(p *corev1.Pod) bool { return string(p.UID) == name && alive(p) })
+	})
+	var need []*corev1.Pod
+	ready := target.Ready()
+	for _, pod := range target.Pods {
+		_, attached := rec.Routes[string(pod.UID)]
+		if (attached && alive(pod) || slices.Contains(ready, pod)) && !r.Sessions.Current(rec, pod, target.Path) {
+			need = append(need, pod)
+		}
+	}
+	if len(need) == 0 {
+		return nil
+	}
+	return r.register(ctx, rec, need)
+}
+
+// alive says that a pod runs, ready or not.
+func alive(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning
+}
+
+// drop removes attachments by name.
+func drop(rec *recordsv1.SessionRecord, gone func(name string) bool) {
+	rec.Status.Attachments = slices.DeleteFunc(rec.Status.Attachments, func(a sessions.Attachment) bool { return gone(a.Name) })
+	for name := range rec.Routes {
+		if gone(name) {
+			delete(rec.Routes, name)
+		}
+	}
+}
+
+func (r *Reconciler) register(ctx context.Context, rec *recordsv1.SessionRecord, pods []*corev1.Pod) error {
+	var failed []error
+	for _, result := range r.Sessions.Attach(ctx, rec, pods) {
+		if result.Err == nil {
+			result.Into(rec)
+			r.nodes.registered(rec.Name, result.Name)
+			continue
+		}
+		failed = append(failed, result.Err)
+		if result.Name != "" {
+			drop(rec, func(name string) bool { return name == result.Name })
+		}
+		if gone := (*nodeapi.Error)(nil); errors.As(result.Err, &gone) && gone.Code == nodeapi.CodeTargetGone {
+			continue // the pod's end is on its way here
+		}
+		notifyOnce(rec, result.Err.Error())
+	}
+	return errors.Join(failed...)
+}
+
+// notifyOnce warns the user, unless the last notice said the same.
+func notifyOnce(rec *recordsv1.SessionRecord, text string) {
+	if n := rec.Status.Notices; len(n) > 0 && n[len(n)-1].Text == text {
+		return
+	}
+	records.Notify(rec, time.Now(), records.Warning, text)
+}
+
+// write settles the phase, and writes a record that has changed.
+func (r *Reconciler) write(ctx context.Context, before, work *recordsv1.SessionRecord) error {
+	phase := sessions.SessionActive
+	if len(work.Status.Attachments) == 0 {
+		phase = sessions.SessionWaiting
+	}
+	if phase != work.Status.Phase {
+		work.Status.Phase = phase
+		work.Seen = nil
+		if phase == sessions.SessionWaiting {
+			work.Seen = new(metav1.Now())
+			notifyOnce(work, work.Spec.Target+" has no pod that is ready; the session waits for one")
+		}
+	}
+	if reflect.DeepEqual(before, work) {
+		return nil
+	}
+	_, err := r.Records.Update(ctx, before, func(rec *recordsv1.SessionRecord) error {
+		if rec.ResourceVersion != before.ResourceVersion {
+			return errMoved
+		}
+		work.DeepCopyInto(rec)
+		return nil
+	})
+	if errors.Is(err, errMoved) || apierrors.IsNotFound(err) {
+		return nil // the change that was faster brings us here again
+	}
+	return err
+}
+
+var errMoved = errors.New("the record has changed in the meantime")
