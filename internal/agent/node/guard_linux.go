@@ -106,18 +106,40 @@ func listen(address string) (*os.File, func(), error) {
 // runWorker starts the worker in the target's namespaces and waits until it has ended. The
 // listener is closed in this process once the worker has it.
 func runWorker(ctx context.Context, o options, process *target.Process, listener *os.File, stdout, stderr *os.File) (*os.ProcessState, error) {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", workerArgs(o, process)...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	cmd.ExtraFiles = []*os.File{listener}
+	s := spawning{args: workerArgs(o, process), files: []*os.File{listener}, stdout: stdout, stderr: stderr, started: func() { _ = listener.Close() }}
 	if process != nil {
 		dir, pidfd := process.Files()
-		cmd.ExtraFiles = append(cmd.ExtraFiles, dir, pidfd)
+		s.files = append(s.files, dir, pidfd)
+		if !o.inTarget {
+			s.process = process
+		}
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = stopTimeout
+	s.gently = true
+	return spawn(ctx, s)
+}
 
+// spawning is a worker process to be.
+type spawning struct {
+	args           []string
+	process        *target.Process // whose namespaces it gets; nil for our own
+	files          []*os.File      // that it inherits, from firstFD on
+	stdout, stderr *os.File
+	started        func() // called when it runs; may be nil
+	// gently says that it gets SIGTERM and some time when ctx ends.
+	gently bool
+}
+
+// spawn starts this program again as a worker and waits until it has ended.
+func spawn(ctx context.Context, s spawning) (*os.ProcessState, error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", s.args...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stdout, cmd.Stderr = s.stdout, s.stderr
+	cmd.ExtraFiles = s.files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if s.gently {
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = stopTimeout
+	}
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread is in other namespaces for good, and ends with this
@@ -125,15 +147,17 @@ func runWorker(ctx context.Context, o options, process *target.Process, listener
 		// to the thread that started it, prctl(2).
 		runtime.LockOSThread()
 		done <- func() error {
-			if process != nil && !o.inTarget {
-				if err := enter(process); err != nil {
+			if s.process != nil {
+				if err := enter(s.process); err != nil {
 					return err
 				}
 			}
 			if err := cmd.Start(); err != nil {
 				return fmt.Errorf("starting the agent's worker: %w", err)
 			}
-			_ = listener.Close()
+			if s.started != nil {
+				s.started()
+			}
 			var exit *exec.ExitError
 			err := cmd.Wait()
 			if errors.As(err, &exit) || errors.Is(err, context.Canceled) {

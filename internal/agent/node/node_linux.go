@@ -7,6 +7,11 @@
 // listener goes along: a socket stays in the network where it was made. What the worker
 // takes of the target is bound to its process, so that the kernel gives it back when the
 // process is gone; guard and worker die together, whichever is killed.
+//
+// With an operator, one agent (`mirrord-agent node`) stays on a node and is the guard of many
+// workers, one for each pod with sessions: it starts them, tells them their sessions, starts
+// another one when one has died, and ends those that nobody needs. What it says to the
+// operator is in package nodeapi.
 package node
 
 import (
@@ -35,11 +40,13 @@ const (
 	exitUsage   = 2
 )
 
-const usage = `mirrord-agent serves one session of mirrord from beside its target.
+const usage = `mirrord-agent serves one session of mirrord from beside its target, or, for an operator, the
+sessions of a node.
 
   mirrord-agent serve --client-key sha256:... --target-pod-uid UID --target-container-id ID
   mirrord-agent serve --client-key sha256:... --in-target
   mirrord-agent serve --client-key sha256:... --targetless
+  mirrord-agent node --operator-key sha256:... --port 7443
   mirrord-agent version
 
 One line of JSON on the standard output says where it listens and with which key, or why it
@@ -58,6 +65,8 @@ func Main(args []string, stdout, stderr *os.File) int {
 		run = guard
 	case workerCommand:
 		run = work
+	case nodeCommand:
+		return runNode(args, stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, version.String())
 		return exitOK
@@ -83,6 +92,9 @@ func Main(args []string, stdout, stderr *os.File) int {
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: o.level}))
 	if o.session != "" {
 		log = log.With("session", o.session)
+	}
+	if o.pod != "" {
+		log = log.With("pod", o.pod)
 	}
 	slog.SetDefault(log) // for what the libraries say
 	code, err := run(ctx, log, o, stdout, stderr)
@@ -110,6 +122,10 @@ type options struct {
 
 	// Of the worker: descriptors that it inherits, 0 when there are none.
 	listenerFD, processFD, pidFD int
+	// Of a worker that the agent of a node has started, and sends sessions.
+	controlFD int
+	operator  tunnel.Fingerprint
+	pod       string
 }
 
 func parse(command string, args []string, stderr io.Writer) (options, error) {
@@ -128,6 +144,10 @@ func parse(command string, args []string, stderr io.Writer) (options, error) {
 		f.IntVar(&o.listenerFD, "listener-fd", 0, "descriptor of the listener")
 		f.IntVar(&o.processFD, "process-fd", 0, "descriptor of the target's process directory")
 		f.IntVar(&o.pidFD, "pidfd", 0, "descriptor of the target's process")
+		f.IntVar(&o.controlFD, "control-fd", 0, "descriptor of the socket that sessions come from")
+		f.TextVar(&o.operator, "operator-key", tunnel.Fingerprint{}, "with --control-fd: who brings the clients, `sha256:...`")
+		f.StringVar(&o.pod, "pod", "", "the target `pod`, for the log")
+		f.StringVar(&o.procRoot, "proc", "/proc", "where processes are looked for")
 	} else {
 		f.StringVar(&o.selector.PodUID, "target-pod-uid", "", "the target pod's `UID`")
 		f.StringVar(&o.selector.ContainerID, "target-container-id", "", "the target container's `ID`, with its scheme")
@@ -172,6 +192,12 @@ func parseLevel(s string) slog.Level {
 func (o *options) check(command string, rest []string) error {
 	if len(rest) > 0 {
 		return fmt.Errorf("unexpected argument %q", rest[0])
+	}
+	if command == workerCommand && o.controlFD != 0 {
+		if o.operator == (tunnel.Fingerprint{}) {
+			return errors.New("--operator-key is needed: the agent of a node serves one operator, by its key")
+		}
+		return nil
 	}
 	if o.client == (tunnel.Fingerprint{}) {
 		return errors.New("--client-key is needed: the agent serves one client, by its key")

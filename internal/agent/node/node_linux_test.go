@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 		"defaults": {
 			args: append(key, "--targetless"),
 			check: func(o options) bool {
-				return o.listen == "127.0.0.1:0" && o.timeout == 30*time.Second && o.level == slog.LevelInfo && o.targetless && o.procRoot == "/proc"
+				return o.listen == "127.0.0.1:0" && o.timeout == 5*time.Minute && o.level == slog.LevelInfo && o.targetless && o.procRoot == "/proc"
 			},
 		},
 		"in the target":      {args: append(key, "--in-target", "--target-pid", "7"), check: func(o options) bool { return o.inTarget && o.targetPID == 7 }},

@@ -204,10 +204,16 @@ type agent struct {
 // start starts the program and waits for its announcement.
 func start(t *testing.T, args ...string) *agent {
 	t.Helper()
+	return launch(t, "serve", "--client-key", args...)
+}
+
+// launch starts one of the program's commands; keyFlag is for the key of who may come.
+func launch(t *testing.T, command, keyFlag string, args ...string) *agent {
+	t.Helper()
 	id, err := tunnel.NewIdentity()
 	must(t, err)
 	a := &agent{id: id, exited: make(chan struct{}), rest: make(chan announce.Announcement, 10)}
-	a.guard = exec.Command(programs.agent, append([]string{"serve", "--client-key", id.Fingerprint().String(), "--log-level", "debug"}, args...)...)
+	a.guard = exec.Command(programs.agent, append([]string{command, keyFlag, id.Fingerprint().String(), "--log-level", "debug"}, args...)...)
 	a.guard.Stderr = &a.log
 	r, w, err := os.Pipe()
 	must(t, err)

@@ -18,6 +18,9 @@ import (
 
 // work is the worker: it announces itself and serves.
 func work(ctx context.Context, log *slog.Logger, o options, stdout, _ *os.File) (int, error) {
+	if o.controlFD != 0 {
+		return workManaged(ctx, log, o)
+	}
 	l, err := inheritListener(o.listenerFD)
 	if err != nil {
 		return exitFailure, err

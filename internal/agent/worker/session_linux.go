@@ -223,7 +223,7 @@ func (s *session) reportCounters() {
 
 // ended tells that a session, which is in nobody's hands any more, is over.
 func (w *Worker) ended(s *session, e ending) {
-	if w.Report == nil {
+	if w.Report == nil || e.reason == "" {
 		return
 	}
 	w.reporting.Lock()

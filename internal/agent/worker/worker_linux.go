@@ -202,17 +202,21 @@ func (w *Worker) Register(spec Session) error {
 	if err != nil {
 		return err
 	}
-	if s := w.lookup(spec.ID); s != nil {
-		if s.client == spec.ClientKey && s.place.id == spec.Pod.ContainerID {
-			s.change(rules)
-			return nil
-		}
-		s.quit(ending{nodeapi.ReasonDeleted, "the session begins anew"})
-		<-s.over
+	old := w.lookup(spec.ID)
+	if old != nil && old.client == spec.ClientKey && old.place.id == spec.Pod.ContainerID {
+		old.change(rules)
+		return nil
+	}
+	if other := w.of(spec.ClientKey); other != nil && other != old {
+		return ErrKeyTaken
 	}
 	p, err := w.at(spec.Pod.ContainerID)
 	if err != nil {
 		return err
+	}
+	if old != nil {
+		old.quit(ending{"", "the session begins anew"}) // no end to report
+		<-old.over
 	}
 	if _, err := w.add(spec, p); err != nil {
 		w.leave(p)
