@@ -19,6 +19,10 @@ build: ## Build the binaries into bin/
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+.PHONY: images
+images: ## Make the container images, into bin/images; or send them: PUSH=registry.example.com/tools
+	cd hack/images && go run . -source ../.. -version '$(VERSION)' $(if $(PUSH),-push '$(PUSH)',-out ../../bin/images)
+
 .PHONY: demo
 demo: build ## Show the seven adjustments on this machine, without a cluster
 	bin/mirrord demo

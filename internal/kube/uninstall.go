@@ -76,6 +76,12 @@ func (c *Cluster) Uninstall(ctx context.Context, opts UninstallOptions) (found b
 	if operator != nil {
 		step("stopping the agents", func() error { return c.stopAgents(ctx, operator.Namespace) })
 	}
+	if operator != nil {
+		// The operator makes this one itself; it matters where the namespace stays.
+		step("ending the election", func() error {
+			return c.deleteObject(ctx, namespacedKind("coordination.k8s.io", "v1", "Lease", "leases"), operator.Namespace, operatorName)
+		})
+	}
 	step("removing the resource types", byKind("CustomResourceDefinition"))
 	step("removing the rest", byKind())
 	return operator != nil || len(objects) > 0, err
