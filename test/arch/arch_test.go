@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -20,13 +21,12 @@ const module = "github.com/mirrord-go/mirrord"
 type pkg struct {
 	ImportPath, Dir   string
 	GoFiles, CgoFiles []string
-	IgnoredGoFiles    []string
 	Imports, Deps     []string
 }
 
 func list(t *testing.T, args ...string) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,GoFiles,CgoFiles,IgnoredGoFiles,Imports,Deps"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,GoFiles,CgoFiles,Imports,Deps"}, args...)...)
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
@@ -46,30 +46,67 @@ func list(t *testing.T, args ...string) []pkg {
 }
 
 // TestEveryPackageTellsItsStory: a newcomer reads the package comment first, so there is one,
-// and only one.
+// and only one, that begins with the name of the package or program. That holds for all Go
+// files of the repository, those of its other modules and of test programs among them.
 func TestEveryPackageTellsItsStory(t *testing.T) {
-	for _, p := range list(t, "./...") {
-		files := slices.Concat(p.GoFiles, p.IgnoredGoFiles)
-		if len(files) == 0 {
-			continue // tests only
+	packages := sources(t, "../..")
+	for _, dir := range []string{"internal/cli", "test/bench/loader", "test/cluster/cmd/cluster", "test/cluster/hyperkube", "test/e2e/programs/gonet", "internal/agent/node/testdata/app"} {
+		if packages[dir] == nil {
+			t.Errorf("%s was not looked at", dir)
 		}
-		var with []string
+	}
+	for dir, files := range packages {
+		var stories []string
 		for _, f := range files {
-			if strings.HasSuffix(f, "_test.go") {
-				continue
-			}
-			ast, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("../..", dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if ast.Doc != nil && strings.TrimSpace(ast.Doc.Text()) != "" {
-				with = append(with, f)
+			if file.Doc == nil || strings.TrimSpace(file.Doc.Text()) == "" {
+				continue
+			}
+			stories = append(stories, f)
+			want, story := []string{"Package " + file.Name.Name}, file.Doc.Text()
+			if file.Name.Name == "main" {
+				program := filepath.Base(dir)
+				want = []string{program, "Command " + program}
+			}
+			if !slices.ContainsFunc(want, func(begin string) bool {
+				return len(story) > len(begin) && strings.EqualFold(story[:len(begin)], begin) && strings.ContainsAny(story[len(begin):len(begin)+1], " ,.\n")
+			}) {
+				t.Errorf("the comment of %s/%s begins with %.30q, want %q", dir, f, story, want)
 			}
 		}
-		if len(with) != 1 {
-			t.Errorf("%s has %d package comments: %v", p.ImportPath, len(with), with)
+		if len(stories) != 1 {
+			t.Errorf("%s has %d package comments: %v", dir, len(stories), stories)
 		}
 	}
+}
+
+// sources are the Go files below root by folder, but for tests.
+func sources(t *testing.T, root string) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "bin"):
+			return filepath.SkipDir
+		case !d.IsDir() && strings.HasSuffix(d.Name(), ".go") && !strings.HasSuffix(d.Name(), "_test.go"):
+			dir, err := filepath.Rel(root, filepath.Dir(path))
+			if err != nil {
+				return err
+			}
+			dir = filepath.ToSlash(dir)
+			found[dir] = append(found[dir], d.Name())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // TestImports keeps apart what would otherwise grow together.
