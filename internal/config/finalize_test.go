@@ -56,10 +56,10 @@ func TestFinalizeAfterAProfile(t *testing.T) {
 		changes    []v1alpha.Change
 		want       string
 	}{
-		{"nothing changed", filters, nil, "unix_streams: is not supported yet"},
+		{"nothing changed", filters, nil, "http_filter.path_filter: is not supported yet"},
 		{"outgoing-remote replaces the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingOff}, ""},
 		{"outgoing-off replaces the filter", filters, []v1alpha.Change{v1alpha.OutgoingOff, v1alpha.DNSOff, v1alpha.IncomingOff}, ""},
-		{"Unix sockets stay", filters, []v1alpha.Change{v1alpha.DNSRemote, v1alpha.IncomingOff}, "unix_streams: is not supported yet"},
+		{"incoming-off makes the filter moot", filters, []v1alpha.Change{v1alpha.DNSRemote, v1alpha.IncomingOff}, ""},
 		{"incoming-steal keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingSteal}, "http_filter.path_filter: is not supported yet"},
 		{"incoming-mirror keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingMirror}, "http_filter.path_filter: is not supported yet"},
 		{"remote Unix sockets of a profile", `{"target": "pod/a"}`, []v1alpha.Change{v1alpha.OutgoingRemote}, ""},

@@ -113,8 +113,8 @@ func outgoingFields() []Field {
 		},
 		{
 			Path: "feature.network.outgoing.unix_streams", kind: kindTexts, Env: []string{"MIRRORD_OUTGOING_REMOTE_UNIX_STREAMS"}, check: checkPattern,
-			Status: Refused, Note: "these sockets would be the laptop's", byProfile: true,
-			bind: atList(func(c *Config) *[]string { return &outgoing(c).UnixStreams }), Doc: "Patterns of Unix sockets that are connected in the target. All stay local in this version; a profile that asks for them is accepted.",
+			byProfile: true,
+			bind:      atList(func(c *Config) *[]string { return &outgoing(c).UnixStreams }), Doc: "Patterns of Unix sockets, by absolute path or abstract name, that are connected in the target; of those that it does not have, this machine's.",
 		},
 		{
 			Path: "feature.network.dns.enabled", kind: kindBool, Default: true, Env: []string{"MIRRORD_REMOTE_DNS"}, Flag: "--no-remote-dns",

@@ -25,6 +25,7 @@ import (
 //	tcp HOST PORT       GET / by HTTP/1.0; the last line of the answer
 //	udp HOST PORT       "hello" on a connected socket; the answer
 //	udpto HOST PORT     the same on a socket that is not connected
+//	unix NAME           as tcp, over a Unix socket: a path, or @ and an abstract name
 //	resolve NAME        the addresses of the name
 //	listen PORT NAME    an HTTP server on every address; it answers with a [request], and
 //	                    prints the same line; "listening NAME PORT" when it is ready

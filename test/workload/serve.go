@@ -28,6 +28,7 @@ type Listening struct {
 	Source string   `json:"source,omitempty"`
 	Sink   string   `json:"sink,omitempty"`
 	GRPC   string   `json:"grpc,omitempty"`
+	Unix   []string `json:"unix,omitempty"`
 }
 
 // server is everything that "serve" runs. Its services end together.
@@ -55,6 +56,7 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	source := flags.String("source", "", "bulk data for \"pull\"")
 	sink := flags.String("sink", "", "bulk data from \"push\"")
 	grpcAddr := flags.String("grpc", "", "gRPC health service")
+	unixNames := flags.String("unix", "", "HTTP echo on Unix sockets, several separated by commas; @NAME is an abstract one, and packets:NAME answers messages with the name and the message")
 	if err := parse(flags, args, 0); err != nil {
 		return err
 	}
@@ -91,6 +93,11 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		*l.bound = bound
+	}
+	if *unixNames != "" {
+		if err := s.serveUnix(*unixNames); err != nil {
+			return err
+		}
 	}
 	if *udp != "" {
 		if err := s.serveUDP(*udp); err != nil {
@@ -170,6 +177,38 @@ func (s *server) serveGRPC(l net.Listener) {
 type closerFunc func()
 
 func (f closerFunc) Close() error { f(); return nil }
+
+// serveUnix listens on Unix sockets.
+func (s *server) serveUnix(names string) error {
+	for name := range strings.SplitSeq(names, ",") {
+		network, run := "unix", s.serveHTTP(s.echoHandler())
+		if path, ok := strings.CutPrefix(name, "packets:"); ok {
+			network, name, run = "unixpacket", path, s.eachConn(s.answerPackets)
+		}
+		l, err := net.Listen(network, name)
+		if err != nil {
+			return err
+		}
+		s.closers = append(s.closers, l)
+		s.listening.Unix = append(s.listening.Unix, name)
+		s.running.Go(func() { run(l) })
+	}
+	return nil
+}
+
+// answerPackets answers each message with the server's name and the message.
+func (s *server) answerPackets(c net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := c.Read(b)
+		if err != nil || n == 0 {
+			return
+		}
+		if _, err := c.Write(append([]byte(s.name+" "), b[:n]...)); err != nil {
+			return
+		}
+	}
+}
 
 // serveUDP answers each datagram with "NAME PEER " and the datagram.
 func (s *server) serveUDP(addr string) error {

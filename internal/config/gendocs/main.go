@@ -44,8 +44,6 @@ A field that this version knows and cannot do never passes silently.
 | ignored | no effect; a warning when it asks for something |
 | no effect | belongs to something that this program does not have or does not need; accepted |
 
-A profile may ask for remote Unix sockets (outgoing-remote does); they stay local in this version.
-
 ## Shorter notations
 
 | field | instead of an object |

@@ -1,5 +1,5 @@
 #!/bin/sh
-# curl as a program of the end-to-end tests. See programs_test.go for its steps: tcp, and
+# curl as a program of the end-to-end tests. See programs_test.go for its steps: tcp, unix, and
 # resolve, which shows the addresses that curl tries on its way to the HTTP server of a name.
 
 errno() {
@@ -28,6 +28,15 @@ while [ $# -gt 0 ]; do
     words="$1 $2 $3"
     result=$(curl -svf --noproxy '*' --max-time 60 "$(url "$2" "$3")" 2>"$log") || result=$(errno "$(cat "$log")")
     shift 3
+    ;;
+  unix)
+    words="$1 $2"
+    case "$2" in
+    @*) flag=--abstract-unix-socket socket=${2#@} ;;
+    *) flag=--unix-socket socket=$2 ;;
+    esac
+    result=$(curl -svf "$flag" "$socket" --max-time 60 http://unix/ 2>"$log") || result=$(errno "$(cat "$log")")
+    shift 2
     ;;
   resolve)
     words="$1 $2"

@@ -23,15 +23,18 @@ function listen(port, name) {
   });
 }
 
-function tcp(host, port) {
+function get(...where) {
   return new Promise((done, fail) => {
     let text = '';
-    net.connect(Number(port), host, function () { this.write('GET / HTTP/1.0\r\n\r\n'); })
+    net.connect(...where, function () { this.write('GET / HTTP/1.0\r\n\r\n'); })
       .setTimeout(patience, function () { this.destroy(new Error('no answer')); })
       .on('data', b => { text += b; }).on('error', fail)
       .on('end', () => done(text.trim().split('\n').pop()));
   });
 }
+
+const tcp = (host, port) => get(Number(port), host);
+const unix = name => get(name.replace(/^@/, '\0'));
 
 async function datagram(host, port, connected) {
   const { address, family } = await dns.promises.lookup(host);
@@ -54,7 +57,7 @@ async function datagram(host, port, connected) {
 }
 
 const steps = {
-  listen, tcp,
+  listen, tcp, unix,
   udp: (host, port) => datagram(host, port, true),
   udpto: (host, port) => datagram(host, port, false),
   resolve: async name => (await dns.promises.lookup(name, { all: true })).map(a => a.address).join(' '),

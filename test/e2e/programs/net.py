@@ -1,4 +1,6 @@
-"""The Python program of the end-to-end tests. See programs_test.go for its steps."""
+"""The Python program of the end-to-end tests. See programs_test.go for its steps.
+
+It has one more, packets, which sends two messages to a SOCK_SEQPACKET socket and shows the answers."""
 import errno
 import hashlib
 import http.server
@@ -57,11 +59,34 @@ def listen(port, name):
     server.serve_forever()
 
 
+def get(s):
+    s.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    with s.makefile("rb") as f:
+        return f.read().decode().strip().rsplit("\n", 1)[-1]
+
+
 def tcp(host, port):
     with socket.create_connection((host, int(port)), PATIENCE) as s:
-        s.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        with s.makefile("rb") as f:
-            return f.read().decode().strip().rsplit("\n", 1)[-1]
+        return get(s)
+
+
+def local_socket(kind, name):
+    s = socket.socket(socket.AF_UNIX, kind)
+    s.settimeout(PATIENCE)
+    s.connect("\0" + name[1:] if name.startswith("@") else name)
+    return s
+
+
+def unix(name):
+    with local_socket(socket.SOCK_STREAM, name) as s:
+        return get(s)
+
+
+def packets(name):
+    with local_socket(socket.SOCK_SEQPACKET, name) as s:
+        s.send(b"one")
+        s.send(b"two")
+        return s.recv(1500).decode() + ", " + s.recv(1500).decode()
 
 
 def datagram_socket(host, port):
@@ -91,7 +116,8 @@ def resolve(name):
     return " ".join(sorted({a[4][0] for a in socket.getaddrinfo(name, None)}))
 
 
-STEPS = {"listen": (2, listen), "tcp": (2, tcp), "udp": (2, udp), "udpto": (2, udpto), "resolve": (1, resolve)}
+STEPS = {"listen": (2, listen), "tcp": (2, tcp), "udp": (2, udp), "udpto": (2, udpto), "resolve": (1, resolve),
+         "unix": (1, unix), "packets": (1, packets)}
 
 args = sys.argv[1:]
 while args:

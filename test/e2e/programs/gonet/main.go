@@ -25,7 +25,7 @@ func main() {
 		words int
 		run   func([]string) (string, error)
 	}{
-		"listen": {2, listen}, "tcp": {2, tcp}, "udp": {2, udp}, "udpto": {2, udpto}, "resolve": {1, resolve},
+		"listen": {2, listen}, "tcp": {2, tcp}, "udp": {2, udp}, "udpto": {2, udpto}, "resolve": {1, resolve}, "unix": {1, unix},
 	}
 	for args := os.Args[1:]; len(args) > 0; {
 		step, ok := steps[args[0]]
@@ -47,7 +47,7 @@ func main() {
 func name(err error) string {
 	for errno, name := range map[syscall.Errno]string{
 		syscall.ECONNREFUSED: "ECONNREFUSED", syscall.EHOSTUNREACH: "EHOSTUNREACH", syscall.ENETUNREACH: "ENETUNREACH",
-		syscall.ETIMEDOUT: "ETIMEDOUT", syscall.ECONNRESET: "ECONNRESET",
+		syscall.ETIMEDOUT: "ETIMEDOUT", syscall.ECONNRESET: "ECONNRESET", syscall.ENOENT: "ENOENT",
 	} {
 		if errors.Is(err, errno) {
 			return name
@@ -60,8 +60,12 @@ func name(err error) string {
 	return err.Error()
 }
 
-func tcp(args []string) (string, error) {
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(args[0], args[1]), patience)
+func tcp(args []string) (string, error) { return get("tcp", net.JoinHostPort(args[0], args[1])) }
+
+func unix(args []string) (string, error) { return get("unix", args[0]) }
+
+func get(network, address string) (string, error) {
+	c, err := net.DialTimeout(network, address, patience)
 	if err != nil {
 		return "", err
 	}
