@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// writeTimeout bounds how long the client may leave a control frame unread.
+	// writeTimeout bounds how long the client may leave a control frame unread, beside pauses.
 	writeTimeout = time.Minute
 	// maxNotices bounds the notices that wait for the client. Further ones are dropped:
 	// they are for the user, who has enough to read then.
@@ -91,7 +91,7 @@ func (c *control) hello() error {
 	c.l.log.Info("a client is here", "client", m.Hello.Client, "session", m.Hello.SessionID)
 	// From here on the client understands a goodbye, also instead of the welcome.
 	close(c.l.greeted)
-	if err := c.send(wire.Control{Welcome: c.l.session.welcome()}, writeTimeout); err != nil {
+	if err := c.send(wire.Control{Welcome: c.l.session.welcome()}, c.patience()); err != nil {
 		return err
 	}
 	if err := c.l.session.place.resolver.Ready(); err != nil {
@@ -158,11 +158,11 @@ func (c *control) handle(m wire.Control) error {
 		c.l.log.Warn("a request failed", "err", err)
 		r = failed(err)
 	}
-	serr := c.send(wire.Control{ID: m.ID, Result: &r}, writeTimeout)
+	serr := c.send(wire.Control{ID: m.ID, Result: &r}, c.patience())
 	if errors.Is(serr, wire.ErrMalformed) {
 		// Too large for a frame, as an environment can be.
 		r = failed(serr)
-		serr = c.send(wire.Control{ID: m.ID, Result: &r}, writeTimeout)
+		serr = c.send(wire.Control{ID: m.ID, Result: &r}, c.patience())
 	}
 	return serr
 }
@@ -194,7 +194,7 @@ func (c *control) sendNotices() {
 	for {
 		select {
 		case n := <-c.notices:
-			if err := c.send(wire.Control{Notice: &n}, writeTimeout); err != nil {
+			if err := c.send(wire.Control{Notice: &n}, c.patience()); err != nil {
 				_ = c.l.tun.Close()
 				return
 			}
@@ -203,6 +203,9 @@ func (c *control) sendNotices() {
 		}
 	}
 }
+
+// patience is how long a frame may take, also while the carrier is away.
+func (c *control) patience() time.Duration { return writeTimeout + c.l.session.rules.Load().timeout }
 
 func (c *control) send(m wire.Control, timeout time.Duration) error {
 	c.mu.Lock()
