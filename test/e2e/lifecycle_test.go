@@ -149,7 +149,6 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		{"the agent's worker", func(t *testing.T, se *session) { s.killAgent(t, true) }},
 		{"the agent's first process", func(t *testing.T, se *session) { s.killAgent(t, false) }},
 		{deletedPod, func(t *testing.T, se *session) { s.deleteAgentPod(t) }},
-		{"the port-forward", func(t *testing.T, se *session) { cutConnections(t, se.cmd.Process.Pid) }},
 		{"the local process", func(t *testing.T, se *session) { must(t, syscall.Kill(se.started().PID, syscall.SIGKILL)) }},
 	}
 	w := watch(t, url)
@@ -282,31 +281,6 @@ func processesOf(t *testing.T, podUID string) map[int]string {
 		found[pid] = string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
 	}
 	return found
-}
-
-// cutConnections resets the TCP connections of a process, as a network that changes does.
-func cutConnections(t *testing.T, pid int) {
-	t.Helper()
-	out, err := exec.Command("ss", "-tnpH", "state", "established").Output()
-	must(t, err)
-	cut := 0
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) < 5 || !strings.Contains(line, "pid="+strconv.Itoa(pid)+",") {
-			continue
-		}
-		host, port, err := net.SplitHostPort(f[2])
-		if err != nil || net.ParseIP(host).IsLoopback() {
-			continue // between the CLI and its child
-		}
-		if out, err := exec.Command("ss", "-K", "-tn", "src", host, "sport", "=", ":"+port).CombinedOutput(); err != nil {
-			t.Fatalf("ss -K: %v\n%s", err, out)
-		}
-		cut++
-	}
-	if cut == 0 {
-		t.Fatalf("process %d has no connection to cut:\n%s", pid, out)
-	}
 }
 
 // nothingRemains waits until the session's objects are gone, and checks that the pod's
