@@ -102,6 +102,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		err = fmt.Errorf("unknown output %q: choose text or json", o.output)
 	case o.rounds < 1 || o.starts < 0:
 		err = errors.New("-rounds has to be above 0, and -starts not below")
+	case len(measurements(o.only)) == 0:
+		err = fmt.Errorf("no measurement's name contains %q; there are: %s", o.only, strings.Join(names(measurements("")), "; "))
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "bench:", err)

@@ -60,6 +60,14 @@ func measurements(only string) (ms []measurement) {
 	return ms
 }
 
+func names(ms []measurement) []string {
+	all := make([]string, len(ms))
+	for i, m := range ms {
+		all[i] = m.name
+	}
+	return all
+}
+
 // The sides that every run has, and what those of another build's name begin with.
 const (
 	direct   = "direct"

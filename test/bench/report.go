@@ -107,14 +107,16 @@ func (row *Row) side(name string) *Side {
 	return nil
 }
 
-// ratio is the median of the ratios of the rounds that both have.
+// ratio is the median of the ratios of the rounds for which both have a result.
 func ratio(rates []float64, to *Side) float64 {
 	if to == nil {
 		return 0
 	}
 	var all []float64
 	for i := range min(len(rates), len(to.Rates)) {
-		all = append(all, rates[i]/to.Rates[i])
+		if to.Rates[i] > 0 {
+			all = append(all, rates[i]/to.Rates[i])
+		}
 	}
 	return median(all)
 }
