@@ -30,7 +30,12 @@ const (
 
 // connect makes the clients. Inside a cluster an empty Kubeconfig means the pod's own rights.
 func (c *clients) connect(o *options.Options) (err error) {
-	if c.config, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig); err == nil {
+	if o.Kubeconfig == "" {
+		c.config, err = rest.InClusterConfig()
+	} else {
+		c.config, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	}
+	if err == nil {
 		c.config.QPS, c.config.Burst = qps, burst
 		c.config.UserAgent = "mirrord-operator/" + version.String()
 		c.kube, err = kubernetes.NewForConfig(c.config)

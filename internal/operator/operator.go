@@ -52,7 +52,7 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := newLogger(o, stderr)
-	klog.SetSlogLogger(log) // what Kubernetes' libraries have to say
+	klog.SetSlogLogger(slog.New(quieter{log.Handler()}))
 	if err := Run(ctx, o, log); err != nil {
 		log.Error("the operator ended", "error", err)
 		return exitFailed
@@ -71,4 +71,37 @@ func newLogger(o *options.Options, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// quieter is for what Kubernetes' libraries have to say: what they hold for worth knowing is
+// detail here.
+type quieter struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (q quieter) Enabled(ctx context.Context, l slog.Level) bool {
+	return q.Handler.Enabled(ctx, lowered(l))
+}
+
+// Handle implements slog.Handler.
+func (q quieter) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = lowered(r.Level)
+	if !q.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (q quieter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quieter{q.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (q quieter) WithGroup(name string) slog.Handler { return quieter{q.Handler.WithGroup(name)} }
+
+func lowered(l slog.Level) slog.Level {
+	if l < slog.LevelWarn {
+		return min(l, slog.LevelDebug)
+	}
+	return l
 }

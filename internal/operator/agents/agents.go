@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -320,7 +321,11 @@ func (p *Pool) pod(node string) *corev1.Pod {
 	labels["app.kubernetes.io/managed-by"] = "mirrord-operator"
 	labels["app.kubernetes.io/component"] = "agent"
 	labels["app.kubernetes.io/part-of"] = "mirrord"
-	args := []string{"node", "--operator-key", p.config.Identity.Fingerprint().String()}
+	args := []string{
+		"node", "--operator-key", p.config.Identity.Fingerprint().String(),
+		// For when no operator is left to remove it.
+		"--idle-timeout", (o.IdleTimeout + abandonedAfter).String(),
+	}
 	if o.LogLevel != "" {
 		args = append(args, "--log-level", o.LogLevel)
 	}
@@ -333,6 +338,10 @@ func (p *Pool) pod(node string) *corev1.Pod {
 	}
 	return agent.Pod()
 }
+
+// abandonedAfter is how much longer than the operator an agent waits for sessions, before it
+// ends by itself.
+const abandonedAfter = 5 * time.Minute
 
 // Remove deletes an agent's pod, if it still is that one.
 func (p *Pool) Remove(ctx context.Context, pod *corev1.Pod) error {

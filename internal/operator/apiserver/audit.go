@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"log/slog"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
@@ -44,7 +45,9 @@ func (a auditLog) ProcessEvents(events ...*auditinternal.Event) bool {
 			}
 		}
 		for k, v := range e.Annotations {
-			attrs = append(attrs, k, v)
+			if name, ours := strings.CutPrefix(k, auditPrefix); ours {
+				attrs = append(attrs, name, v)
+			}
 		}
 		a.log.Info("request", attrs...)
 	}

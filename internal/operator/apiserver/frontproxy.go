@@ -38,8 +38,7 @@ func FrontProxy(ctx context.Context, client kubernetes.Interface) (*authenticato
 	if err := errors.Join(ca.RunOnce(ctx), headers.RunOnce(ctx)); err != nil {
 		return nil, fmt.Errorf("reading ConfigMap %s of %s, which says who the front proxy is: %w", authConfigMap, metav1.NamespaceSystem, err)
 	}
-	go ca.Run(ctx, 1)
-	go headers.Run(ctx, 1)
+	go headers.Run(ctx, 1) // the server runs ca itself
 	return &authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider:   ca,
 		UsernameHeaders:     headerrequest.StringSliceProviderFunc(headers.UsernameHeaders),

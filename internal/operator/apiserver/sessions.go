@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -76,7 +77,12 @@ func (r *sessionsREST) Create(ctx context.Context, obj runtime.Object, validate 
 			return nil, err
 		}
 	}
-	return result(r.sessions.Create(ctx, u, s, len(opts.DryRun) > 0))
+	audit.AddAuditAnnotations(ctx, auditPrefix+"target", s.Spec.Target, auditPrefix+"profile", s.Spec.Profile)
+	made, err := r.sessions.Create(ctx, u, s, len(opts.DryRun) > 0)
+	if err == nil {
+		audit.AddAuditAnnotation(ctx, auditPrefix+"session", made.Namespace+"/"+made.Name)
+	}
+	return result(made, err)
 }
 
 // Get implements rest.Getter.

@@ -19,6 +19,7 @@ import (
 
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/operator/agents"
@@ -232,6 +233,9 @@ func notStarted(errs []error) error {
 		e := apierrors.NewInternalError(errors.New(text))
 		e.ErrStatus.Message = text
 		return e
+	}
+	if refused := (*nodeapi.Error)(nil); errors.As(errors.Join(errs...), &refused) && refused.Code == nodeapi.CodeConflict {
+		return apierrors.NewConflict(resource(), "", errors.New(text))
 	}
 	return apierrors.NewServiceUnavailable(text)
 }

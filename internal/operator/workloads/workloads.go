@@ -45,11 +45,8 @@ func Kinds() []config.TargetKind {
 	}
 }
 
-// Names of the caches' indices.
-const (
-	byOwner = "owner" // pods and owners, by the UID of their controller
-	byNode  = "node"  // pods, by node
-)
+// byOwner is the index of pods and owners by the UID of their controller.
+const byOwner = "owner"
 
 // Index follows the cluster. It is safe for concurrent use.
 type Index struct {
@@ -67,8 +64,7 @@ func New(kube kubernetes.Interface, meta metadata.Interface) (*Index, error) {
 		owners: map[config.TargetKind]cache.SharedIndexInformer{},
 		start:  []interface{ Start(<-chan struct{}) }{full, parts},
 	}
-	index := cache.Indexers{byOwner: ownerOf, byNode: nodeOf, cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
-	if err := x.pods.AddIndexers(index); err != nil {
+	if err := x.pods.AddIndexers(cache.Indexers{byOwner: ownerOf}); err != nil {
 		return nil, fmt.Errorf("indexing pods: %w", err)
 	}
 	for kind, o := range owners {
@@ -195,13 +191,6 @@ func ownerOf(o any) ([]string, error) {
 	}
 	if c := metav1.GetControllerOfNoCopy(m); c != nil {
 		return []string{string(c.UID)}, nil
-	}
-	return nil, nil
-}
-
-func nodeOf(o any) ([]string, error) {
-	if p, ok := o.(*corev1.Pod); ok && p.Spec.NodeName != "" {
-		return []string{p.Spec.NodeName}, nil
 	}
 	return nil, nil
 }
