@@ -69,6 +69,9 @@ func (l *link) subscribe(req wire.Subscribe) (moved int, conflict string, err er
 		req.Probes, req.ProbeSources = r.probes[req.Port], r.sources
 	}
 	moved, conflict, err = l.w.incoming.subscribe(l, req)
+	if conflict != "" {
+		l.control.notify(wire.Notice{Level: "warning", Port: req.Port, Text: conflict + "; this session goes on without it"})
+	}
 	l.session.report()
 	return moved, conflict, err
 }

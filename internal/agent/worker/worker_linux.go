@@ -89,6 +89,7 @@ type Worker struct {
 	incoming *incoming
 	carriers *resume.Server
 	stop     []func() // in this order
+	closing  sync.Once
 
 	registering sync.Mutex // one at a time
 
@@ -129,8 +130,10 @@ func Start(log *slog.Logger, cfg Config) (*Worker, error) {
 }
 
 // Close ends all sessions, telling their clients, and gives the target its ports back before
-// it returns.
-func (w *Worker) Close() {
+// it returns. Calls after the first wait for it.
+func (w *Worker) Close() { w.closing.Do(w.close) }
+
+func (w *Worker) close() {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
