@@ -28,6 +28,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/session/agenttest"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -43,9 +44,11 @@ type agent struct {
 	script  agenttest.Script
 	dialErr error
 
-	mu     sync.Mutex
-	end    *agenttest.Agent
-	closed int
+	mu      sync.Mutex
+	server  *resume.Server
+	carrier net.Conn // the last one
+	end     *agenttest.Agent
+	closed  int
 }
 
 func (a *agent) Key() tunnel.Fingerprint { return a.id.Fingerprint() }
@@ -56,13 +59,34 @@ func (a *agent) Dial(context.Context) (net.Conn, error) {
 		return nil, a.dialErr
 	}
 	near, far := net.Pipe()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.server == nil {
+		a.server = resume.NewServer(quiet(), resume.Options{})
+	}
+	server := a.server
+	a.carrier = far
 	go func() {
-		end := agenttest.Serve(a.t, far, a.id, a.client, a.script)
+		conn, err := server.Accept(context.Background(), far)
+		if conn == nil {
+			if err != nil {
+				a.t.Errorf("the agent's end of a carrier: %v", err)
+			}
+			return
+		}
+		end := agenttest.Serve(a.t, conn, a.id, a.client, a.script)
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.end = end
 	}()
 	return near, nil
+}
+
+// cut breaks the carrier.
+func (a *agent) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_ = a.carrier.Close()
 }
 
 func (a *agent) Close(context.Context) error {
@@ -284,6 +308,30 @@ func TestLostTunnelEndsTheProcess(t *testing.T) {
 			r.cleaned()
 		})
 	}
+}
+
+// A carrier that breaks is a pause, which the user is told of twice, and the process goes on.
+func TestBrokenCarrierIsAPause(t *testing.T) {
+	r := newRun(t)
+	const cuts = 3
+	go func() {
+		<-r.observer.started
+		for i := range cuts {
+			r.agent.cut()
+			for r.observer.heard("tunnel-resumed") <= i {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		_ = r.child.Signal(syscall.SIGTERM)
+	}()
+	status, err := r.run(t.Context(), "sleep", "60")
+	if err != nil || status.Code != 128+int(syscall.SIGTERM) {
+		t.Errorf("exit code %d, error %v, want the process's own end", status.Code, err)
+	}
+	if broke, back, lost := r.observer.heard("tunnel-paused"), r.observer.heard("tunnel-resumed"), r.observer.heard("tunnel-lost"); broke != cuts || back != cuts || lost != 0 {
+		t.Errorf("the user was told of %d pauses, %d ends of one and %d losses: %q", broke, back, lost, r.observer.all())
+	}
+	r.cleaned()
 }
 
 // TestLostTunnelEndsTheTree checks that nothing goes on below a shell, even what ignores
