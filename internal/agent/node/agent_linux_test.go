@@ -374,3 +374,50 @@ func TestNodeUsage(t *testing.T) {
 		})
 	}
 }
+
+// memory is what a process has of its own, in bytes.
+func memory(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "RssAnon:" {
+			kib, err := strconv.Atoi(f[1])
+			must(t, err)
+			return kib << 10
+		}
+	}
+	t.Fatal("no RssAnon")
+	return 0
+}
+
+// TestManySessions: sessions with idle clients cost a worker little.
+func TestManySessions(t *testing.T) {
+	const sessions, most = 200, 512 << 10
+	p := newPod(t)
+	n := startNode(t, "--proc", p.procRoot, "--log-level", "info")
+	var ids []*tunnel.Identity
+	var at nodeapi.Registered
+	id, reg := p.registration(t, "first")
+	n.connect(t, id, n.register(t, "first", reg), "")
+	worker := n.workers()[0]
+	before := memory(t, worker)
+	begin := time.Now()
+	for i := range sessions {
+		id, reg := p.registration(t, "user")
+		at = n.register(t, fmt.Sprintf("s-%d", i), reg)
+		ids = append(ids, id)
+	}
+	registered := time.Since(begin)
+	for _, id := range ids {
+		n.connect(t, id, at, "")
+	}
+	each := (memory(t, worker) - before) / sessions
+	t.Logf("a session costs the worker %d KiB and the agent %d KiB in all; registering takes %v", each>>10, memory(t, n.guard.Process.Pid)>>10, registered/sessions)
+	if each > most {
+		t.Errorf("a session costs %d KiB", each>>10)
+	}
+	if s, err := n.api.State(t.Context()); err != nil || len(s.Sessions) != sessions+1 {
+		t.Errorf("%d sessions, %v", len(s.Sessions), err)
+	}
+}
