@@ -43,6 +43,8 @@ const (
 	// ackEvery is after how many received bytes an acknowledgement leaves without waiting for
 	// company. It is small beside anyone's window.
 	ackEvery = 256 << 10
+	// ackAlong is after how many one goes along with data.
+	ackAlong = 16 << 10
 	// closeTime bounds how long Close waits until the peer has what was written, and how long a
 	// broken carrier may be in use.
 	closeTime = time.Second
@@ -330,9 +332,9 @@ func (c *Conn) acknowledgements(cr *carrier) {
 	})
 }
 
-// due returns what to acknowledge, if there is news, and takes it for told.
+// due returns what to acknowledge, if it is worth it, and takes it for told.
 func (c *Conn) due() *uint64 {
-	if c.told == c.received {
+	if c.received-c.told < ackAlong {
 		return nil
 	}
 	c.told = c.received
