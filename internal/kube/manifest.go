@@ -81,7 +81,7 @@ const enterCapability corev1.Capability = "SYS_ADMIN"
 // Capabilities of an agent that is in its target's pod already.
 var ephemeralCapabilities = []capability{
 	{"SYS_PTRACE", "read the environment, the root directory and the sockets of the target's process"},
-	{"DAC_READ_SEARCH", "read these when the target runs as another user than root"},
+	{"DAC_OVERRIDE", "read these, and connect to Unix sockets, when the target runs as another user than root"},
 	{"NET_ADMIN", "direct connections of the target's ports to the agent; end connections that are open when a session starts"},
 	{"NET_RAW", "capture packets to mirror them"},
 	{"BPF", "load the program that picks connections of a stolen port; without it nftables does"},

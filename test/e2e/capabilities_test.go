@@ -43,8 +43,8 @@ func TestDisabledCapabilities(t *testing.T) {
 				"error: reading the target's environment: open environ: permission denied (the agent has no CAP_SYS_PTRACE)",
 				`"agent.disabled_capabilities" takes SYS_PTRACE from the agent`, `"feature": {"env": false}`,
 			}},
-			{"DAC_READ_SEARCH, a target that is not root", "user", without(false, "off", "DAC_READ_SEARCH"), []string{
-				"(the agent has no CAP_DAC_READ_SEARCH)", "DAC_READ_SEARCH",
+			{"DAC_OVERRIDE, a target that is not root", "user", without(false, "off", "DAC_OVERRIDE"), []string{
+				"(the agent has no CAP_DAC_OVERRIDE)", "DAC_OVERRIDE",
 			}},
 			{"NET_ADMIN, ephemeral", "web", without(true, "steal", "NET_ADMIN"), []string{
 				"the agent can't steal the target's connections", "needs CAP_NET_ADMIN", `"agent.disabled_capabilities" takes NET_ADMIN from the agent`, "mirror or off",
@@ -96,7 +96,7 @@ func TestDisabledCapabilities(t *testing.T) {
 			config object
 		}{
 			{"SYS_ADMIN, ephemeral", "web", without(true, "steal", "SYS_ADMIN")},
-			{"DAC_READ_SEARCH", "web", without(false, "steal", "DAC_READ_SEARCH")},
+			{"DAC_OVERRIDE", "web", without(false, "steal", "DAC_OVERRIDE")},
 			// What enters namespaces may load programs as well.
 			{"NET_ADMIN", "web", without(false, "steal", "NET_ADMIN")},
 			{"NET_ADMIN, mirrored", "web", without(false, "mirror", "NET_ADMIN")},

@@ -71,6 +71,9 @@ func TestUnixSockets(t *testing.T) {
 				p.need(t)
 				got := results[p.name]
 				for step, want := range map[string]string{path: "pod", steps[1]: "pod", steps[3]: "laptop"} {
+					if p.name == "node" && step == steps[1] {
+						continue // older ones know no abstract names
+					}
 					if answerName(got[step]) != want {
 						t.Errorf("%s: %s, want %s", step, got[step], want)
 					}
@@ -95,7 +98,9 @@ func TestUnixSockets(t *testing.T) {
 		if code := se.wait(); code != 0 {
 			t.Errorf("exit code %d", code)
 		}
-		for name, got := range eachResult(se.out.String()) {
+		results := eachResult(se.out.String())
+		for _, p := range list {
+			name, got := p.name, results[p.name]
 			if answerName(got[path]) == "pod" || answerName(got["unix "+own]) != "laptop" {
 				t.Errorf("%s: %v", name, got)
 			}

@@ -11,7 +11,7 @@ import (
 
 // lacking adds to a refusal the capabilities without which this program is refused what
 // belongs to other processes: CAP_SYS_PTRACE for any of them (ptrace(2), access mode
-// checking), CAP_DAC_READ_SEARCH for those of other users.
+// checking), CAP_DAC_OVERRIDE for those of other users.
 func lacking(err error) error {
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
@@ -26,8 +26,8 @@ func lacking(err error) error {
 	if !has(unix.CAP_SYS_PTRACE) {
 		lacks = append(lacks, "CAP_SYS_PTRACE")
 	}
-	if !has(unix.CAP_DAC_READ_SEARCH) && !has(unix.CAP_DAC_OVERRIDE) {
-		lacks = append(lacks, "CAP_DAC_READ_SEARCH")
+	if !has(unix.CAP_DAC_OVERRIDE) {
+		lacks = append(lacks, "CAP_DAC_OVERRIDE")
 	}
 	if lacks == nil {
 		return err
