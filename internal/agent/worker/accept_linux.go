@@ -25,14 +25,18 @@ const (
 // errNotAClient is the end of a handshake with somebody who has no session here.
 var errNotAClient = errors.New("no session here has this client key")
 
+// strangers is how many are listened to at once.
+func (w *Worker) strangers() int {
+	if w.Find != nil {
+		return maxOperatorHandshakes
+	}
+	return maxHandshakes
+}
+
 // accept takes whoever connects and hands over those who prove a client's key. The result
 // waits, after the end of ctx, until nothing of it is left.
 func (w *Worker) accept(ctx context.Context) func() {
-	most := maxHandshakes
-	if w.Find != nil {
-		most = maxOperatorHandshakes
-	}
-	h := strangers.New(most)
+	h := strangers.New(w.strangers())
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {

@@ -122,7 +122,7 @@ func Start(log *slog.Logger, cfg Config) (*Worker, error) {
 		sessions: map[string]*session{}, places: map[string]*place{},
 	}
 	// A client whose carrier broke is waited for as long as one that is not there.
-	w.carriers = resume.NewServer(log, resume.Options{Grace: cmp.Or(cfg.Timeout, nodeapi.DefaultTimeout)})
+	w.carriers = resume.NewServer(log, resume.Options{Grace: cmp.Or(cfg.Timeout, nodeapi.DefaultTimeout), Handshakes: w.strangers()})
 	w.incoming = newIncoming(log, cfg.openSteal, cfg.openMirror, cfg.restAfter)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = append(w.stop, cancel, w.accept(ctx), w.tick(ctx))

@@ -23,6 +23,9 @@ type Options struct {
 	// Heartbeat is how often a side says something when it has nothing to say; 4 seconds by default, and
 	// the same on both sides. A carrier that is silent for three times as long is taken for broken.
 	Heartbeat time.Duration
+	// Handshakes bounds the carriers that a server listens to before they have proven anything; 64 by
+	// default. One more, and the oldest is closed.
+	Handshakes int
 
 	// Paused is told that the carrier broke, and why; Resumed after how long there was another. They are
 	// called in turn from one goroutine, on the client's side alone; nil is not called.
@@ -38,6 +41,8 @@ const (
 	defaultWindow    = 8 << 20
 	minWindow        = 1 << 20
 	defaultHeartbeat = 4 * time.Second
+	// defaultHandshakes are as many as a lone agent expects.
+	defaultHandshakes = 64
 	// silentBeats is how many heartbeats may be missing.
 	silentBeats = 3
 	// ackEvery is after how many received bytes an acknowledgement leaves without waiting for
@@ -60,6 +65,9 @@ func (o Options) withDefaults() Options {
 	o.Window = max(o.Window, minWindow)
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = defaultHeartbeat
+	}
+	if o.Handshakes <= 0 {
+		o.Handshakes = defaultHandshakes
 	}
 	return o
 }

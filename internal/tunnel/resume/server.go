@@ -13,10 +13,6 @@ import (
 	"time"
 )
 
-// maxHandshakes bounds the carriers that have not said or proven yet what they are for. One more, and the oldest
-// is closed.
-const maxHandshakes = 64
-
 // refuseTime bounds how long a refusal may take to arrive.
 const refuseTime = time.Second
 
@@ -175,7 +171,7 @@ func (s *Server) remove(c *Conn) {
 func (s *Server) enter(carrier net.Conn) {
 	s.mu.Lock()
 	var oldest net.Conn
-	if len(s.pending) == maxHandshakes {
+	if len(s.pending) == s.opts.Handshakes {
 		oldest = s.pending[0]
 		s.pending = s.pending[1:]
 	}

@@ -144,7 +144,7 @@ func TestManyStrangers(t *testing.T) {
 		w := newWorld(t, Options{})
 		var all sync.WaitGroup
 		var far []net.Conn
-		for range 10 * maxHandshakes {
+		for range 10 * defaultHandshakes {
 			x, y := net.Pipe()
 			far = append(far, x)
 			all.Go(func() {
@@ -153,7 +153,7 @@ func TestManyStrangers(t *testing.T) {
 				}
 			})
 			synctest.Wait()
-			if n := len(w.server.pending); n > maxHandshakes {
+			if n := len(w.server.pending); n > defaultHandshakes {
 				t.Fatalf("%d are pending", n)
 			}
 		}
