@@ -113,6 +113,13 @@ func (c *Cluster) upgradeWebSocket(ctx context.Context, target *url.URL) (io.Rea
 
 // upgradeSPDY is a POST whose connection becomes SPDY.
 func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWriteCloser, error) {
+	return c.upgrade(ctx, http.MethodPost, target, http.Header{
+		"Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {portforward.Protocol},
+	})
+}
+
+// upgrade makes a request whose connection becomes something else than HTTP.
+func (c *Cluster) upgrade(ctx context.Context, method string, target *url.URL, header http.Header) (*upgraded, error) {
 	config := rest.CopyConfig(c.config)
 	config.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade
 	dial := config.Dial
@@ -130,13 +137,12 @@ func (c *Cluster) upgradeSPDY(ctx context.Context, target *url.URL) (io.ReadWrit
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
 	if err != nil {
 		return nil, err
 	}
+	req.Header = header
 	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "SPDY/3.1")
-	req.Header.Set("X-Stream-Protocol-Version", portforward.Protocol)
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return nil, err

@@ -81,7 +81,7 @@ type Update struct {
 
 // EndedError says that somebody ended the session on purpose.
 type EndedError struct {
-	// By is the user, or "operator".
+	// By is the user, or what ended it, such as "the operator".
 	By string
 	// Text says why, for the user; may be empty.
 	Text string

@@ -3,13 +3,21 @@ package execcmd
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
+	"github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/attach"
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/config/origin"
+	"github.com/mirrord-go/mirrord/internal/features"
 	"github.com/mirrord-go/mirrord/internal/kube"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
+	"github.com/mirrord-go/mirrord/internal/version"
 )
 
 // attach finds the target and gets the session to its pods.
@@ -24,14 +32,82 @@ func (opts *Options) attach(ctx context.Context, r Request) (_ *Attachment, err 
 			_ = cluster.Close()
 		}
 	}()
-	if err := opts.direct(ctx, r, cluster, at); err != nil {
+	// The target is looked for while the cluster says whether it has an operator.
+	looking, stop := context.WithCancel(ctx)
+	defer stop()
+	found := make(chan workload, 1)
+	if o := r.Config.Operator; o == nil || !*o {
+		go func() { found <- find(looking, cluster, r.Config.Target) }()
+	}
+	use, err := attach.UseOperator(ctx, cluster, r.Config.Operator)
+	switch {
+	case err != nil:
+	case use:
+		stop()
+		err = opts.operator(ctx, r, cluster, at)
+	default:
+		err = opts.direct(ctx, r, cluster, at, found)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return at, nil
 }
 
+// workload is the outcome of a search.
+type workload struct {
+	*kube.Workload
+	err error
+}
+
+func find(ctx context.Context, cluster *kube.Cluster, t config.Target) workload {
+	if t.Path.Kind == config.Targetless {
+		return workload{}
+	}
+	w, err := cluster.FindWorkload(ctx, t.Path, t.Namespace)
+	return workload{w, err}
+}
+
+// operator has the operator start a session.
+func (opts *Options) operator(ctx context.Context, r Request, cluster *kube.Cluster, at *Attachment) error {
+	opts.idle(r, "agent.", "the operator has agents of its own", "agent.communication_timeout")
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = ""
+	}
+	spec := v1alpha.SessionSpec{
+		Target: r.Config.Target.Path.String(), Profile: r.Config.Profile,
+		Features:          features.FromConfig(r.Config),
+		OnConcurrentSteal: v1alpha.ConcurrentSteal(r.Config.Feature.Network.Incoming.OnConcurrentSteal),
+		ClientKey:         r.ClientKey.String(),
+		Client:            v1alpha.ClientInfo{Version: version.String(), Hostname: hostname, Program: filepath.Base(opts.Command[0])},
+	}
+	end := r.Progress.Phase("operator", "starting a session at the operator")
+	s, err := cluster.CreateSession(ctx, r.Config.Target.Namespace, spec)
+	end(err)
+	if err != nil {
+		return err
+	}
+	at.Namespace, at.Operator = s.Namespace, s.Name
+	at.Attachments = attach.Operator(ctx, opts.Factory.Logger, cluster, s)
+	return nil
+}
+
+// idle warns of fields that were given in vain.
+func (opts *Options) idle(r Request, prefix, why string, except ...string) {
+	for _, f := range config.Fields() {
+		from := r.Config.Origin(f.Path)
+		if strings.HasPrefix(f.Path, prefix) && from.Kind != origin.Default && !slices.Contains(except, f.Path) {
+			r.Progress.Warning(fmt.Sprintf("%s has no effect: %s (%s)", f.Path, why, from))
+		}
+	}
+}
+
 // direct starts agents with the user's own rights.
-func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluster, at *Attachment) error {
+func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluster, at *Attachment, found <-chan workload) error {
+	if r.Config.Feature.Network.Incoming.OnConcurrentSteal != config.ConcurrentStealAbort {
+		opts.idle(r, "feature.network.incoming.on_concurrent_steal", "it needs the operator; a port that another session steals is refused")
+	}
 	spec := kube.AgentSpec{
 		Namespace: r.Config.Target.Namespace, Config: r.Config.Agent, SessionID: r.SessionID, ClientKey: r.ClientKey,
 	}
@@ -41,9 +117,9 @@ func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluste
 		return opts.single(ctx, r, cluster, at, spec)
 	}
 	end := r.Progress.Phase("target", "finding "+path.String())
-	w, err := cluster.FindWorkload(ctx, path, r.Config.Target.Namespace)
-	end(err)
-	if err != nil {
+	w := <-found
+	end(w.err)
+	if err := w.err; err != nil {
 		return cluster.WithAgentRules(ctx, err, path, spec)
 	}
 	at.Namespace = w.Namespace()
@@ -56,9 +132,10 @@ func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluste
 		text = fmt.Sprintf("starting agents beside %d pods", n)
 	}
 	end = r.Progress.Phase("agent", text)
+	var err error
 	defer func() { end(err) }()
 	at.Attachments, err = attach.Direct(ctx, attach.DirectOptions{
-		Log: opts.Factory.Logger, Workload: w,
+		Log: opts.Factory.Logger, Workload: w.Workload,
 		Start: func(ctx context.Context, t *kube.Target, again bool) (session.Agent, error) {
 			spec := spec
 			spec.Target, spec.Again = t, again
