@@ -83,6 +83,9 @@ func Compile(text string, opts ...Option) (*Pattern, error) {
 	if err == nil {
 		return &Pattern{text: text, plain: plain}, nil
 	}
+	if _, bare := regexp.Compile(text); bare != nil {
+		err = bare // which does not show the prefix
+	}
 	slow, slowErr := compileSlow(text, o)
 	if slowErr == nil {
 		return &Pattern{text: text, slow: slow}, nil

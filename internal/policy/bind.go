@@ -6,6 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/mirrord-go/mirrord/api/policies/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/pattern"
 )
@@ -26,7 +27,7 @@ func (p Policy) Binds(t Target) bool {
 	if p.Spec.Selector == nil {
 		return true
 	}
-	selector, err := metav1.LabelSelectorAsSelector(p.Spec.Selector)
+	selector, err := selectorOf(p.Spec.Selector)
 	if err != nil {
 		return true
 	}
@@ -34,6 +35,17 @@ func (p Policy) Binds(t Target) bool {
 		return selector.Matches(labels.Set{})
 	}
 	return slices.ContainsFunc(objects, func(o Object) bool { return selector.Matches(labels.Set(o.Labels)) })
+}
+
+// selectorOf is a selector as Kubernetes evaluates it.
+func selectorOf(s *v1alpha.LabelSelector) (labels.Selector, error) {
+	same := &metav1.LabelSelector{MatchLabels: s.MatchLabels}
+	for _, r := range s.MatchExpressions {
+		same.MatchExpressions = append(same.MatchExpressions, metav1.LabelSelectorRequirement{
+			Key: r.Key, Operator: metav1.LabelSelectorOperator(r.Operator), Values: r.Values,
+		})
+	}
+	return metav1.LabelSelectorAsSelector(same)
 }
 
 // objects are the target's, the named one included.

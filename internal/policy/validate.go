@@ -57,12 +57,6 @@ func (p Policy) invalid() []Problem {
 	return slices.DeleteFunc(p.Problems(), func(p Problem) bool { return p.Severity != Invalid })
 }
 
-// Conditions are those of the status of a policy with the specification; see
-// [Policy.Conditions].
-func Conditions(spec v1alpha.PolicySpec, generation int64, now time.Time) []metav1.Condition {
-	return Policy{Spec: spec}.Conditions(generation, now)
-}
-
 // Conditions are those of the policy's status, [v1alpha.ConditionValid] and
 // [v1alpha.ConditionEnforced]. To keep the time of the last transition of one that has not
 // changed is left to meta.SetStatusCondition.
@@ -107,7 +101,7 @@ func (v *validator) add(severity Severity, path, format string, args ...any) {
 
 // regex checks a regular expression and reports whether it can be read.
 func (v *validator) regex(path, text string) bool {
-	if _, err := pattern.Compile(text); err != nil {
+	if _, err := pattern.Compile(text, pattern.IgnoreCase); err != nil { // as a grant is compiled
 		v.add(Invalid, path, "%v", err)
 		return false
 	}
@@ -133,7 +127,7 @@ func (v *validator) targets(spec v1alpha.PolicySpec) {
 		}
 	}
 	if spec.Selector != nil {
-		if _, err := metav1.LabelSelectorAsSelector(spec.Selector); err != nil {
+		if _, err := selectorOf(spec.Selector); err != nil {
 			v.add(Invalid, "spec.selector", "%v", err)
 		}
 	}

@@ -83,8 +83,8 @@ func FuzzValidIsEnforceable(f *testing.F) {
 func TestConditions(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	got := map[string]string{}
-	spec := policy(t, "p", `{block: [steal], fs: {readOnly: [x]}, network: {outgoing: {block: [{hostname: "("}]}}}`).Spec
-	for _, c := range Conditions(spec, 7, now) {
+	p := policy(t, "p", `{block: [steal], fs: {readOnly: [x]}, network: {outgoing: {block: [{hostname: "("}]}}}`)
+	for _, c := range p.Conditions(7, now) {
 		if c.ObservedGeneration != 7 || !c.LastTransitionTime.Time.Equal(now) {
 			t.Errorf("%+v", c)
 		}
@@ -96,7 +96,7 @@ func TestConditions(t *testing.T) {
 	}, got); diff != "" {
 		t.Error(diff)
 	}
-	for _, c := range Conditions(v1alpha.PolicySpec{}, 1, now) {
+	for _, c := range (Policy{}).Conditions(1, now) {
 		if c.Status != "True" || c.Reason != c.Type {
 			t.Errorf("a policy without problems: %+v", c)
 		}

@@ -95,6 +95,7 @@ func TestPolicyManifests(t *testing.T) {
 		"spec.profileAllowlist":            `{profileAllowlist: base}`,
 		"spec.selector.matchLabels":        `{selector: {matchLabels: [a]}}`,
 		"spec.targetPath":                  `{targetPath: 7}`,
+		`Unsupported value: "Like"`:        `{selector: {matchExpressions: [{key: a, operator: Like}]}}`,
 		`unknown field "spec.splitQueues"`: `{splitQueues: {}}`,
 	} {
 		manifest := "{apiVersion: policies.mirrord.metalbear.co/v1alpha, kind: MirrordPolicy, metadata: {name: wrong}, spec: " + spec + "}"
@@ -156,7 +157,7 @@ spec: {selector: {matchLabels: {app: shop}}, block: [mirror]}
 	if o := check("", "-t", "targetless"); o.code != 0 || !strings.HasPrefix(o.stdout, "allowed: ") {
 		t.Errorf("targetless: exit code %d\n%s%s", o.code, o.stdout, o.stderr)
 	}
-	check("", "-t", "deployment/shap").refused(t, 1, "shap", `Did you mean "deployment/shop"?`)
+	check("", "-t", "deployment/shap").refused(t, 1, "shap", `Did you mean "shop"?`)
 
 	// Who may not read all policies learns which rule is missing, and no decision.
 	user := s.User(t, "policy-reader-"+s.ns, clustertest.Grant{Namespace: s.ns, Rules: []rbacv1.PolicyRule{

@@ -118,7 +118,7 @@ type PolicySpec struct {
 	//
 	// +optional
 	// +nullable
-	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+	Selector *LabelSelector `json:"selector,omitempty"`
 
 	// block lists the features that sessions must not use.
 	//
@@ -166,6 +166,45 @@ type PolicySpec struct {
 	// +kubebuilder:default=false
 	AppliesToCopyTargets bool `json:"appliesToCopyTargets,omitempty"`
 }
+
+// LabelSelector chooses objects by their labels, as in other parts of
+// Kubernetes. All its requirements must hold; without any, it chooses all
+// objects.
+type LabelSelector struct {
+	// matchLabels are labels that an object must have, with these values.
+	// +optional
+	// +nullable
+	MatchLabels map[string]string `json:"matchLabels,omitempty"`
+
+	// matchExpressions are further requirements.
+	// +optional
+	// +nullable
+	// +listType=atomic
+	MatchExpressions []LabelSelectorRequirement `json:"matchExpressions,omitempty"`
+}
+
+// LabelSelectorRequirement is a requirement for one label.
+type LabelSelectorRequirement struct {
+	// key is the label's key.
+	// +required
+	Key string `json:"key"`
+
+	// operator says what must hold. In: the label is there with one of the values.
+	// NotIn: it is not. Exists: the label is there. DoesNotExist: it is not.
+	// +required
+	Operator LabelSelectorOperator `json:"operator"`
+
+	// values are for In and NotIn, and must not be there for the others.
+	// +optional
+	// +nullable
+	// +listType=atomic
+	Values []string `json:"values,omitempty"`
+}
+
+// LabelSelectorOperator says what must hold for a label.
+//
+// +kubebuilder:validation:Enum=In;NotIn;Exists;DoesNotExist
+type LabelSelectorOperator string
 
 // Feature names what a policy can block.
 //

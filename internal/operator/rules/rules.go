@@ -8,7 +8,6 @@ package rules
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -105,7 +104,8 @@ func (r *Rules) Decide(target policy.Target, features sessions.Features, profile
 	return policy.Evaluate(r.Policies(), req)
 }
 
-// Policies are all policies of the cluster.
+// Policies are all policies of the cluster. What this version can't read of one, because the
+// types in the cluster are those of another version, makes it refuse what it would bind.
 func (r *Rules) Policies() []policy.Policy {
 	var all []policy.Policy
 	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies} {
@@ -114,32 +114,10 @@ func (r *Rules) Policies() []policy.Policy {
 			if !ok {
 				continue
 			}
-			p := policy.Policy{Ref: policy.Ref{Namespace: u.GetNamespace(), Name: u.GetName()}}
-			if err := specOf(u, &p.Spec); err != nil {
-				// The types in the cluster are those of another version. What such a
-				// policy forbids can't be told, so it forbids everything.
-				r.log.Warn("a policy can't be read, and blocks all sessions", "policy", p.Ref.String(), "error", err)
-				p.Spec = unreadable()
-			}
-			all = append(all, p)
+			all = append(all, policy.FromObject(u.Object))
 		}
 	}
 	return all
-}
-
-// unreadable is a policy that no session passes: its selector makes no sense.
-func unreadable() policies.PolicySpec {
-	return policies.PolicySpec{
-		Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Operator: "Unreadable"}}},
-	}
-}
-
-func specOf(u *unstructured.Unstructured, into *policies.PolicySpec) error {
-	spec, ok := u.Object["spec"].(map[string]any)
-	if !ok {
-		return errors.New("it has no spec")
-	}
-	return runtime.DefaultUnstructuredConverter.FromUnstructured(spec, into)
 }
 
 // Profile returns the profile that a user named, from the cache. Its errors are those of
@@ -202,17 +180,13 @@ func (r *Rules) WriteStatus(ctx context.Context) error {
 }
 
 func (r *Rules) writeStatus(ctx context.Context, resource schema.GroupVersionResource, u *unstructured.Unstructured) error {
-	var spec policies.PolicySpec
-	if err := specOf(u, &spec); err != nil {
-		spec = unreadable()
-	}
 	have, err := conditionsOf(u)
 	if err != nil {
 		return err
 	}
 	want := slices.Clone(have)
 	changed := false
-	for _, c := range policy.Conditions(spec, u.GetGeneration(), time.Now()) {
+	for _, c := range policy.FromObject(u.Object).Conditions(u.GetGeneration(), time.Now()) {
 		changed = meta.SetStatusCondition(&want, c) || changed
 	}
 	if !changed {
