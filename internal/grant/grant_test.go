@@ -208,8 +208,8 @@ func TestDialSeveralPolicies(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("%v\nand not\n%s", err, want)
 	}
-	if policies := err.(*Refusal).Policies(); !cmp.Equal(policies, []string{"no-udp"}) {
-		t.Errorf("policies %q", policies)
+	if refusal, ok := errors.AsType[*Refusal](err); !ok || !cmp.Equal(refusal.Policies(), []string{"no-udp"}) {
+		t.Errorf("policies of %v", err)
 	}
 }
 

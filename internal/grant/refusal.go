@@ -6,7 +6,7 @@ import (
 )
 
 // Refusal says that policies forbid what a session wants to do. It is an error.
-type Refusal struct {
+type Refusal struct { //nolint:errname // it is data as much as an error, and travels as such
 	// Action is what was refused, as in "stealing traffic without an HTTP filter".
 	Action string `json:"action"`
 	// Causes are the rules that refuse it; there is at least one.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -111,8 +112,12 @@ func (d *Decision) followed(req Request) {
 
 // hint is what an error of package profile says to do.
 func hint(err error) string {
-	if h, ok := err.(interface{ Hint() string }); ok { //nolint:errorlint // the errors come unwrapped, straight from their package
-		return h.Hint()
+	var hinter interface {
+		error
+		Hint() string
+	}
+	if errors.As(err, &hinter) {
+		return hinter.Hint()
 	}
 	return ""
 }
