@@ -276,6 +276,12 @@ func TestStealInAPause(t *testing.T) {
 	})
 
 	w := watch(t, address)
+	eventually(t, func() error {
+		if w.last("laptop").IsZero() {
+			return errors.New("the laptop has not answered yet")
+		}
+		return nil
+	})
 	n.setDown(true)
 	cut := time.Now()
 	if took := w.steadyAgain(t, cut, pod); took > backWithin {
