@@ -26,15 +26,7 @@ func Finalize(c *Config, opts FinalizeOptions) (Warnings, error) {
 	v := &verifier{report: &report{}, c: c, undecided: opts.TargetUndecided && !c.HasTarget()}
 	deriveDNSFilter(c, v.report)
 	v.all()
-	warnings, err := v.result()
-	if c.Profile != "" && len(warnings) > 0 {
-		warnings = append(warnings, Problem{
-			Path: "profile", Origin: c.Origin("profile"),
-			Message:    fmt.Sprintf("the configuration was looked at with the profile %q applied", c.Profile),
-			Suggestion: fmt.Sprintf(`see what it sets with "mirrord profile show %s"`, c.Profile),
-		})
-	}
-	return warnings, err
+	return v.result()
 }
 
 // verifier looks at the values of a configuration together.

@@ -136,18 +136,6 @@ func TestTargetUndecided(t *testing.T) {
 	wants(t, err, "traffic can only be stolen from a target")
 }
 
-func TestWarningsNameTheProfile(t *testing.T) {
-	_, warnings, err := finalize(t, `{"target": "pod/a", "profile": "shop/base", "feature": {"hostname": true}}`, config.FinalizeOptions{})
-	wants(t, err, "")
-	if all := strings.Join(warnings.Strings(), "\n"); !strings.Contains(all, `mirrord profile show shop/base`) {
-		t.Errorf("warnings: %s", all)
-	}
-	_, warnings, _ = finalize(t, `{"target": "pod/a", "profile": "shop/base"}`, config.FinalizeOptions{})
-	if len(warnings) > 0 {
-		t.Errorf("warnings: %v", warnings.Strings())
-	}
-}
-
 // A configuration that cannot be loaded is told as far as that is certain: what a profile
 // may still change is not.
 func TestLoadTellsWhatIsCertain(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/profile"
@@ -89,8 +88,6 @@ func (r *Resolved) applyProfile(ctx context.Context, open func(*config.Config) (
 // warnings puts the warnings into lines, and when a profile had a part in the configuration
 // says how to see what it did.
 func (r *Resolved) warnings(warnings config.Warnings) []string {
-	// The configuration itself knows of the profile only its name, and says so.
-	warnings = slices.DeleteFunc(warnings, func(p config.Problem) bool { return p.Path == "profile" })
 	lines := warnings.Strings()
 	if r.Profile != nil && len(lines) > 0 {
 		lines = append(lines, inspect(r.Profile))

@@ -1,5 +1,8 @@
 // Package testnet makes network namespaces for tests of the agent: a pod, its clients, and
 // a cable between them. A namespace is gone with the test and everything that ran in it.
+//
+// Package podtest is for tests that are about one pod and run in it: its threads live on, and
+// its pod has no default route.
 package testnet
 
 import (
@@ -120,12 +123,18 @@ func plug(addrs []netip.Prefix) error {
 	return netlink.LinkSetUp(eth)
 }
 
-// onOwnThread runs f on a thread that ends with it.
+// onOwnThread runs f on a thread that ends with it. That is never the main thread, which does
+// not end, and whose namespaces /proc/self shows as those of the process.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked
-		done <- f()
+		runtime.LockOSThread()
+		if syscall.Gettid() == os.Getpid() {
+			done <- onOwnThread(f) // while the main thread is held
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- f() // never unlocked
 	}()
 	return <-done
 }
