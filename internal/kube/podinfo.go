@@ -12,28 +12,7 @@ import (
 
 // TargetIn is how a session attaches to a pod that runs: to the container that path names, or
 // else to the first that is no sidecar of a service mesh. It fails with an [*Error].
-func TargetIn(pod *corev1.Pod, path config.TargetPath) (*Target, error) {
-	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
-		return nil, &Error{
-			Reason: ReasonUnsupported, Doing: "attaching to pod " + pod.Name,
-			Why:  "it runs on Windows, and the agent runs on Linux only",
-			Next: "Choose a pod on a Linux node.",
-		}
-	}
-	t := &Target{
-		Path: path, Namespace: pod.Namespace, Pod: pod.Name, PodUID: string(pod.UID),
-		Node: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, Probes: probesOf(pod),
-	}
-	t.PodIPs, t.HostIPs = podAddrs(pod)
-	var err error
-	if t.Container, err = chooseContainer(pod, path.Container); err != nil {
-		return nil, err
-	}
-	if t.ContainerID, err = containerID(pod, t.Container); err != nil {
-		return nil, err
-	}
-	return t, nil
-}
+func TargetIn(pod *corev1.Pod, path config.TargetPath) (*Target, error) { return newTarget(pod, path) }
 
 // Ready says whether a session can attach to the pod.
 func Ready(pod *corev1.Pod) bool { return ready(pod) }

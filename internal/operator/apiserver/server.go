@@ -132,6 +132,7 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = maxReads, maxWrites
 	config.RequestTimeout = requestTimeout
 	config.ShutdownWatchTerminationGracePeriod = watchDrain
+	config.ShutdownDelayDuration = leaveDelay
 	config.AuditBackend, config.AuditPolicyRuleEvaluator = auditLog{log}, auditLog{log}
 	config.ShutdownSendRetryAfter = true
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("connect"))
@@ -146,6 +147,10 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 // requestTimeout bounds requests that are not meant to last. It leaves time for an agent's
 // image to be pulled when a session is created.
 const requestTimeout = 2 * time.Minute
+
+// leaveDelay is how long a replica that stops still answers, until the API server knows that it
+// is not to be asked any more.
+const leaveDelay = 3 * time.Second
 
 // watchDrain is how long watches may take to end when the server does.
 const watchDrain = 2 * time.Second
