@@ -1,0 +1,597 @@
+package e2e
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/test/clustertest"
+)
+
+// operatorStage is a namespace with a target, and an operator.
+type operatorStage struct {
+	*installation
+	ns string
+}
+
+// sessionUser speaks to the operator's API with one user's rights.
+type sessionUser struct {
+	t      *testing.T
+	name   string
+	ns     string
+	config *rest.Config
+	client rest.Interface
+}
+
+// user makes a user with the rights to run sessions in the stage's namespace, on the targets.
+func (s *operatorStage) user(t *testing.T, name string, targets ...string) *sessionUser {
+	t.Helper()
+	group := []string{sessions.GroupName}
+	rules := []rbacv1.PolicyRule{
+		{APIGroups: group, Resources: []string{"sessions"}, Verbs: []string{"create", "get", "list", "watch", "delete"}},
+		{APIGroups: group, Resources: []string{"sessions/connect"}, Verbs: []string{"create", "get"}},
+	}
+	if len(targets) > 0 {
+		rules = append(rules, rbacv1.PolicyRule{APIGroups: group, Resources: []string{"targets"}, Verbs: []string{"get"}, ResourceNames: targets})
+	}
+	name += "-" + s.ns
+	kubeconfig := s.env.User(t, name, clustertest.Grant{Namespace: s.ns, Rules: rules})
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &sessionUser{t: t, name: name, ns: s.ns, config: config, client: client.RESTClient()}
+}
+
+func (u *sessionUser) path(parts ...string) string {
+	return strings.Join(append([]string{"/apis", sessions.GroupName, "v1alpha/namespaces", u.ns}, parts...), "/")
+}
+
+// as runs the user's requests in a subtest.
+func (u *sessionUser) as(t *testing.T) *sessionUser {
+	other := *u
+	other.t = t
+	return &other
+}
+
+// spec is a session that takes everything from a target.
+func spec(t *testing.T, target string) sessions.SessionSpec {
+	t.Helper()
+	id, err := tunnel.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sessions.SessionSpec{
+		Target: target, ClientKey: id.Fingerprint().String(),
+		Features: sessions.Features{
+			Incoming: sessions.Incoming{Mode: "steal"}, Outgoing: sessions.Outgoing{TCP: true, UDP: true},
+			DNS: sessions.DNS{Enabled: true}, Env: sessions.Env{Enabled: true}, Files: sessions.Files{Mode: "local"},
+		},
+		Client: sessions.ClientInfo{Program: "shop"},
+	}
+}
+
+func (u *sessionUser) create(s sessions.SessionSpec) (*sessions.Session, error) {
+	u.t.Helper()
+	body, err := json.Marshal(sessions.Session{
+		TypeMeta: metav1.TypeMeta{APIVersion: sessions.SchemeGroupVersion.String(), Kind: "Session"}, Spec: s,
+	})
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	raw, err := u.client.Post().AbsPath(u.path("sessions")).SetHeader("Content-Type", "application/json").Body(body).Do(u.t.Context()).Raw()
+	if err != nil {
+		return nil, statusOf(raw, err)
+	}
+	var made sessions.Session
+	if err := json.Unmarshal(raw, &made); err != nil {
+		u.t.Fatal(err)
+	}
+	return &made, nil
+}
+
+// statusOf is the server's answer with all that it says.
+func statusOf(raw []byte, err error) error {
+	var status metav1.Status
+	if json.Unmarshal(raw, &status) == nil && status.Kind == "Status" {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return err
+}
+
+func (u *sessionUser) mustCreate(target string) *sessions.Session {
+	u.t.Helper()
+	s, err := u.create(spec(u.t, target))
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return s
+}
+
+func (u *sessionUser) get(name string) (*sessions.Session, error) {
+	raw, err := u.client.Get().AbsPath(u.path("sessions", name)).Do(u.t.Context()).Raw()
+	if err != nil {
+		return nil, statusOf(raw, err)
+	}
+	var s sessions.Session
+	return &s, json.Unmarshal(raw, &s)
+}
+
+func (u *sessionUser) end(name string) error {
+	raw, err := u.client.Delete().AbsPath(u.path("sessions", name)).Do(u.t.Context()).Raw()
+	if err != nil {
+		return statusOf(raw, err)
+	}
+	return nil
+}
+
+// until waits until the session is as check wants it.
+func (u *sessionUser) until(name string, check func(*sessions.Session) error) *sessions.Session {
+	u.t.Helper()
+	var last *sessions.Session
+	eventually(u.t, func() error {
+		s, err := u.get(name)
+		if err != nil {
+			return err
+		}
+		last = s
+		return check(s)
+	})
+	return last
+}
+
+// attached waits for so many attachments.
+func (u *sessionUser) attached(name string, n int) *sessions.Session {
+	u.t.Helper()
+	return u.until(name, func(s *sessions.Session) error {
+		phase := sessions.SessionActive
+		if n == 0 {
+			phase = sessions.SessionWaiting
+		}
+		if len(s.Status.Attachments) != n || s.Status.Phase != phase {
+			return fmt.Errorf("want %d attachments, have %+v", n, s.Status)
+		}
+		return nil
+	})
+}
+
+// connect asks for a carrier and returns the answer's code, and what it is when it is no
+// carrier.
+func (u *sessionUser) connect(session, attachment string) (int, error) {
+	u.t.Helper()
+	config := rest.CopyConfig(u.config)
+	config.NextProtos = []string{"http/1.1"}
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	url := config.Host + u.path("sessions", session, "connect") + "?attachment=" + attachment
+	req, err := http.NewRequestWithContext(u.t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "mirrord-tunnel")
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return resp.StatusCode, nil
+	}
+	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	return resp.StatusCode, statusOf(raw, errors.New(resp.Status))
+}
+
+// watchEnd follows a session from its version on until its end is told.
+func (u *sessionUser) watchEnd(s *sessions.Session) <-chan *sessions.SessionEnd {
+	u.t.Helper()
+	ends := make(chan *sessions.SessionEnd, 1)
+	body, err := u.client.Get().AbsPath(u.path("sessions")).Param("watch", "true").Param("resourceVersion", s.ResourceVersion).
+		Param("fieldSelector", "metadata.name="+s.Name).Stream(u.t.Context())
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	go func() {
+		defer body.Close()
+		defer close(ends)
+		for d := json.NewDecoder(body); ; {
+			var e struct {
+				Type   string
+				Object sessions.Session
+			}
+			if d.Decode(&e) != nil {
+				return
+			}
+			if e.Object.Status.End != nil {
+				ends <- e.Object.Status.End
+				return
+			}
+		}
+	}()
+	return ends
+}
+
+func (u *sessionUser) ended(ends <-chan *sessions.SessionEnd) *sessions.SessionEnd {
+	u.t.Helper()
+	select {
+	case e := <-ends:
+		if e == nil {
+			u.t.Fatal("the watch ended before the session did")
+		}
+		return e
+	case <-time.After(patience):
+		u.t.Fatal("the session's end was not told")
+	}
+	return nil
+}
+
+// agents are the pods of agents.
+func (s *operatorStage) agents(t *testing.T) []corev1.Pod {
+	t.Helper()
+	l, err := s.env.Client.CoreV1().Pods("mirrord").List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=mirrord-agent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(l.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+}
+
+func (s *operatorStage) scale(t *testing.T, n int) {
+	t.Helper()
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
+	if _, err := s.env.Client.AppsV1().Deployments(s.ns).Patch(t.Context(), "shop", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOperatorSessions is what the operator's API does, on a real cluster and with users of
+// different rights.
+func TestOperatorSessions(t *testing.T) {
+	i := withoutOperator(t)
+	s := &operatorStage{i, i.env.Namespace(t)}
+	i.env.Apply(t, s.ns, shop)
+	i.env.WaitReady(t, s.ns, "deployment/shop")
+	i.mustInstall("--replicas", "2", "--set", "agent.idleTimeout=5s")
+	alice := s.user(t, "alice", "deployment.shop", "targetless")
+	bob := s.user(t, "bob")
+
+	t.Run("a session follows its target and ends by a user", func(t *testing.T) { s.testLife(t, alice.as(t), bob.as(t)) })
+	t.Run("rights", func(t *testing.T) { s.testRights(t, alice.as(t), bob.as(t)) })
+	t.Run("policies", func(t *testing.T) { s.testPolicies(t, alice.as(t)) })
+	t.Run("profiles", func(t *testing.T) { s.testProfiles(t, alice.as(t)) })
+	t.Run("an agent that is gone is replaced", func(t *testing.T) { s.testAgentGone(t, alice.as(t)) })
+	t.Run("nonsense", func(t *testing.T) { s.testNonsense(t, alice.as(t)) })
+	t.Run("nobody but the front proxy is believed", func(t *testing.T) { s.testForged(t) })
+	t.Run("kubectl", func(t *testing.T) { s.testKubectl(t, alice.as(t)) })
+	t.Run("agents that nobody needs go", func(t *testing.T) {
+		eventually(t, func() error {
+			if pods := s.agents(t); len(pods) > 0 {
+				return fmt.Errorf("%d agents are left, the first is %s", len(pods), pods[0].Name)
+			}
+			return nil
+		})
+	})
+}
+
+func (s *operatorStage) testLife(t *testing.T, alice, bob *sessionUser) {
+	if pods := s.agents(t); len(pods) > 0 {
+		t.Fatalf("there is an agent before there is a session: %s", pods[0].Name)
+	}
+	made := alice.mustCreate("deployment/shop")
+	if made.Status.User != alice.name || made.Status.Phase != sessions.SessionActive || len(made.Status.Attachments) != 1 {
+		t.Fatalf("the new session: %+v", made.Status)
+	}
+	ends := alice.watchEnd(made)
+	first := made.Status.Attachments[0]
+	if code, err := alice.connect(made.Name, first.Name); code != http.StatusSwitchingProtocols {
+		t.Errorf("connecting: %d, %v", code, err)
+	}
+	if code, err := bob.connect(made.Name, first.Name); code != http.StatusForbidden {
+		t.Errorf("somebody else connects: %d, %v", code, err)
+	}
+	if code, err := alice.connect(made.Name, "nothing"); code != http.StatusNotFound {
+		t.Errorf("connecting to no attachment: %d, %v", code, err)
+	}
+
+	s.scale(t, 2)
+	if two := alice.attached(made.Name, 2); two.Status.Attachments[0] != first {
+		t.Errorf("the first attachment changed: %+v, was %+v", two.Status.Attachments[0], first)
+	}
+	s.scale(t, 0)
+	alice.attached(made.Name, 0)
+	s.scale(t, 1)
+	again := alice.attached(made.Name, 1)
+	if again.Status.Attachments[0].Name == first.Name {
+		t.Errorf("the attachment is that of a pod that is gone: %+v", again.Status.Attachments[0])
+	}
+
+	if err := bob.end(made.Name); err != nil {
+		t.Fatal(err)
+	}
+	if e := alice.ended(ends); e.By != bob.name || e.Reason != "Deleted" {
+		t.Errorf("the end: %+v", e)
+	}
+	if code, _ := alice.connect(made.Name, again.Status.Attachments[0].Name); code != http.StatusGone && code != http.StatusNotFound {
+		t.Errorf("connecting to a session that has ended: %d", code)
+	}
+	eventually(t, func() error {
+		if _, err := alice.get(made.Name); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the session is still there (%v)", err)
+		}
+		return nil
+	})
+	if none := alice.mustCreate("targetless"); len(none.Status.Attachments) != 1 || none.Status.Attachments[0].Name != "targetless" {
+		t.Errorf("without a target: %+v", none.Status)
+	} else if err := alice.end(none.Name); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *operatorStage) testRights(t *testing.T, alice, bob *sessionUser) {
+	pod := s.env.Pods(t, s.ns, "app=shop")[0].Name
+	if made, err := alice.create(spec(t, "pod/"+pod)); err != nil {
+		t.Errorf("a pod of a deployment that the user may attach to: %v", err)
+	} else if err := alice.end(made.Name); err != nil {
+		t.Error(err)
+	}
+	for _, test := range []struct {
+		who    *sessionUser
+		target string
+	}{{alice, "service/shop"}, {alice, "label/app=shop"}, {alice, "deployment/other"}, {bob, "deployment/shop"}, {bob, "targetless"}} {
+		_, err := test.who.create(spec(t, test.target))
+		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "targets."+sessions.GroupName) {
+			t.Errorf("%s attaches to %s: %v", test.who.name, test.target, err)
+		}
+	}
+	stranger := &sessionUser{t: t, name: "stranger", ns: "default", config: bob.config, client: bob.client}
+	if _, err := stranger.create(spec(t, "deployment/shop")); !apierrors.IsForbidden(err) {
+		t.Errorf("in a namespace without rights: %v", err)
+	}
+}
+
+const noSteal = `
+apiVersion: policies.mirrord.metalbear.co/v1alpha
+kind: MirrordPolicy
+metadata: {name: no-steal}
+spec:
+  targetPath: deployment/shop
+  block: [steal]
+`
+
+func (s *operatorStage) testPolicies(t *testing.T, alice *sessionUser) {
+	running := alice.mustCreate("deployment/shop")
+	ends := alice.watchEnd(running)
+	s.env.Apply(t, s.ns, noSteal)
+	if e := alice.ended(ends); e.By != "operator" || e.Reason != "PolicyChanged" || !strings.Contains(e.Text, "no-steal") {
+		t.Errorf("the end of a session that a new policy forbids: %+v", e)
+	}
+	pod := s.env.Pods(t, s.ns, "app=shop")[0].Name
+	for _, target := range []string{"deployment/shop", "pod/" + pod, "deployment/shop/container/shop"} {
+		_, err := alice.create(spec(t, target))
+		var status apierrors.APIStatus
+		if !apierrors.IsForbidden(err) || !errors.As(err, &status) {
+			t.Fatalf("%s, which a policy forbids: %v", target, err)
+		}
+		d := status.Status().Details
+		if d == nil || len(d.Causes) != 1 || d.Causes[0].Type != "Blocked" || d.Causes[0].Field != s.ns+"/no-steal: block: steal" ||
+			!strings.Contains(d.Causes[0].Message, "\n") {
+			t.Errorf("the refusal of %s: %+v", target, d)
+		}
+	}
+	mirror := spec(t, "deployment/shop")
+	mirror.Features.Incoming.Mode = "mirror"
+	allowed, err := alice.create(mirror)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(allowed.Status.Policies, s.ns+"/no-steal") {
+		t.Errorf("the policies that bind the session: %q", allowed.Status.Policies)
+	}
+	// Stricter, and still allowed: the grant changes while the session runs.
+	s.env.Apply(t, s.ns, noSteal+"  network: {outgoing: {block: [{ipBlock: {cidr: 10.0.0.0/8}}]}}\n")
+	alice.until(allowed.Name, func(got *sessions.Session) error {
+		if len(got.Status.Notices) == 0 {
+			return errors.New("the change was not told")
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "get", "mirrordpolicy", "no-steal", "-n", s.ns, "-o", "jsonpath={.status.conditions[?(@.type=='Valid')].status}")
+		if err != nil || out != "True" {
+			return fmt.Errorf("the policy's condition is %q, %w", out, err)
+		}
+		return nil
+	})
+	if err := alice.end(allowed.Name); err != nil {
+		t.Error(err)
+	}
+	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "delete", "mirrordpolicy", "no-steal", "-n", s.ns); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+const follow = `
+apiVersion: profiles.mirrord.metalbear.co/v1alpha
+kind: MirrordProfile
+metadata: {name: base}
+spec:
+  featureAdjustments: [{change: incoming-%s}]
+`
+
+func (s *operatorStage) testProfiles(t *testing.T, alice *sessionUser) {
+	s.env.Apply(t, s.ns, fmt.Sprintf(follow, "steal"))
+	follows := spec(t, "deployment/shop")
+	follows.Profile = s.ns + "/base"
+	var made *sessions.Session
+	eventually(t, func() (err error) { // until the operator has heard of the profile
+		made, err = alice.create(follows)
+		return err
+	})
+	ends := alice.watchEnd(made)
+	forged := spec(t, "deployment/shop")
+	forged.Profile, forged.Features.Incoming.Mode = s.ns+"/base", "mirror"
+	var status apierrors.APIStatus
+	if _, err := alice.create(forged); !errors.As(err, &status) || status.Status().Details == nil ||
+		len(status.Status().Details.Causes) != 1 || status.Status().Details.Causes[0].Type != "ProfileNotFollowed" {
+		t.Errorf("a session that claims a profile and does otherwise: %v", err)
+	}
+	s.env.Apply(t, s.ns, fmt.Sprintf(follow, "mirror"))
+	if e := alice.ended(ends); e.Reason != "ProfileChanged" {
+		t.Errorf("the end of a session whose profile says something else now: %+v", e)
+	}
+}
+
+func (s *operatorStage) testAgentGone(t *testing.T, alice *sessionUser) {
+	made := alice.mustCreate("deployment/shop")
+	before := made.Status.Attachments[0]
+	pod := s.agents(t)
+	if len(pod) == 0 {
+		t.Fatal("there is no agent")
+	}
+	for _, p := range pod {
+		if err := s.env.Client.CoreV1().Pods("mirrord").Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alice.until(made.Name, func(got *sessions.Session) error {
+		if len(got.Status.Attachments) != 1 || got.Status.Attachments[0].AgentKey == before.AgentKey {
+			return fmt.Errorf("the attachments are %+v", got.Status.Attachments)
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		if code, err := alice.connect(made.Name, before.Name); code != http.StatusSwitchingProtocols {
+			return fmt.Errorf("connecting to the new agent: %d, %w", code, err)
+		}
+		return nil
+	})
+	if err := alice.end(made.Name); err != nil {
+		t.Error(err)
+	}
+}
+
+func (s *operatorStage) testNonsense(t *testing.T, alice *sessionUser) {
+	for name, change := range map[string]func(*sessions.SessionSpec){
+		"no target":     func(s *sessions.SessionSpec) { s.Target = "" },
+		"no kind":       func(s *sessions.SessionSpec) { s.Target = "shop" },
+		"no key":        func(s *sessions.SessionSpec) { s.ClientKey = "sha256:12" },
+		"no mode":       func(s *sessions.SessionSpec) { s.Features.Incoming.Mode = "all" },
+		"too much":      func(s *sessions.SessionSpec) { s.Client.Program = strings.Repeat("x", 2000) },
+		"no such steal": func(s *sessions.SessionSpec) { s.OnConcurrentSteal = "share" },
+		"an odd port":   func(s *sessions.SessionSpec) { s.Features.Incoming.Ports = []int32{-1} },
+		"an odd filter": func(s *sessions.SessionSpec) { s.Features.DNS.Filter = &sessions.Filter{Side: "left"} },
+	} {
+		bad := spec(t, "deployment/shop")
+		change(&bad)
+		if _, err := alice.create(bad); !apierrors.IsInvalid(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	huge := spec(t, "deployment/shop")
+	huge.Client.Program = strings.Repeat("x", 1<<20)
+	if _, err := alice.create(huge); err == nil {
+		t.Error("a specification of a MiB was accepted")
+	}
+	if code, _ := alice.connect("s-none", "x"); code != http.StatusNotFound {
+		t.Errorf("connecting to no session: %d", code)
+	}
+}
+
+// testForged speaks to the operator's pod directly, as whoever runs in the cluster could.
+func (s *operatorStage) testForged(t *testing.T) {
+	pod := s.env.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-operator")[0]
+	url := "https://" + pod.Status.PodIP + ":8443/apis/" + sessions.GroupName + "/v1alpha/sessions"
+	admin, err := rest.TLSConfigFor(s.env.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := tunnel.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := id.TLSConfig("http/1.1", func(tunnel.Fingerprint) error { return nil }).Certificates
+	token, err := s.env.Client.CoreV1().ServiceAccounts("mirrord").CreateToken(t.Context(), "mirrord-operator", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		certs  []tls.Certificate
+		bearer string
+	}{
+		"no certificate":                {},
+		"a certificate of one's own":    {certs: own},
+		"the administrator's":           {certs: admin.Certificates},
+		"a token that the cluster made": {bearer: token.Status.Token},
+	} {
+		client := &http.Client{Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, Certificates: test.certs}, // the operator's identity is not what this is about
+			DisableKeepAlives: true,
+		}, Timeout: patience}
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Remote-User", "kubernetes-admin")
+		req.Header.Add("X-Remote-Group", "system:masters")
+		if test.bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+test.bearer)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			continue // refused before a word was said, which is as well
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %s", name, resp.Status)
+		}
+	}
+}
+
+func (s *operatorStage) testKubectl(t *testing.T, alice *sessionUser) {
+	made := alice.mustCreate("deployment/shop")
+	out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "get", "sessions", "-A")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	lines := strings.Split(out, "\n")
+	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAMESPACE NAME USER TARGET PROFILE FEATURES PHASE AGE" {
+		t.Errorf("the columns are %q", got)
+	}
+	if !strings.Contains(out, made.Name) || !strings.Contains(out, "steal, outgoing, dns, env") || !strings.Contains(out, alice.name) {
+		t.Errorf("the session is not in the table:\n%s", out)
+	}
+	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "explain", "sessions.spec.clientKey"); err != nil || !strings.Contains(out, "SubjectPublicKeyInfo") {
+		t.Errorf("explain: %v\n%s", err, out)
+	}
+	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "get", "targets", "-n", s.ns); err != nil || !strings.Contains(out, "deployment/shop") {
+		t.Errorf("targets: %v\n%s", err, out)
+	}
+	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "delete", "session", made.Name, "-n", s.ns); err != nil || !strings.Contains(out, "deleted") {
+		t.Errorf("delete: %v\n%s", err, out)
+	}
+}
