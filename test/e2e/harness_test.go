@@ -96,8 +96,8 @@ type object = map[string]any
 
 // run is how a test starts mirrord exec.
 type run struct {
-	// config is the file's content; target, namespace and the agent's image are filled
-	// in where it leaves them out.
+	// config is the file's content; target, namespace, the agent's image and that there is
+	// no operator are filled in where it leaves them out.
 	config object
 	// noTarget leaves the target out.
 	noTarget bool
@@ -137,6 +137,9 @@ func (s *stage) configFile(t *testing.T, r run) string {
 	}
 	if _, ok := c["target"]; !ok && !r.noTarget {
 		c["target"] = object{"path": "deployment/shop", "namespace": s.ns}
+	}
+	if _, ok := c["operator"]; !ok {
+		c["operator"] = false // another test's may be there
 	}
 	agent := object{"image": agentImage, "image_pull_policy": "Never"}
 	if a, ok := c["agent"].(object); ok {
