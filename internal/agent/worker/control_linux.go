@@ -142,7 +142,7 @@ func (c *control) handle(m wire.Control) error {
 	case m.Subscribe != nil && w.Targetless, m.Unsubscribe != nil && w.Targetless, m.Environ != nil && w.Targetless:
 		err = errors.New(noTarget)
 	case m.Subscribe != nil:
-		r.Moved, r.Conflict, err = c.l.subscribe(*m.Subscribe)
+		r.Moved, err = c.l.subscribe(*m.Subscribe)
 	case m.Unsubscribe != nil:
 		err = w.incoming.unsubscribe(c.l, m.Unsubscribe.Port)
 	case m.Environ != nil && s.place.process == nil:

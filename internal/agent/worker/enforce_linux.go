@@ -59,21 +59,18 @@ func newRules(spec Session) (*rules, error) {
 }
 
 // subscribe takes a port, if the grant has it.
-func (l *link) subscribe(req wire.Subscribe) (moved int, conflict string, err error) {
+func (l *link) subscribe(req wire.Subscribe) (moved int, err error) {
 	r := l.session.rules.Load()
 	if err := maySubscribe(r, req.Mode); err != nil {
 		l.session.refuse(err, req.Port)
-		return 0, "", err
+		return 0, err
 	}
 	if r.managed {
 		req.Probes, req.ProbeSources = r.probes[req.Port], r.sources
 	}
-	moved, conflict, err = l.w.incoming.subscribe(l, req)
-	if conflict != "" {
-		l.control.notify(wire.Notice{Level: "warning", Port: req.Port, Text: conflict + "; this session goes on without it"})
-	}
+	moved, err = l.w.incoming.subscribe(l, req)
 	l.session.report()
-	return moved, conflict, err
+	return moved, err
 }
 
 func maySubscribe(r *rules, m wire.Mode) error {

@@ -263,23 +263,22 @@ func (in *incoming) closeMirror() {
 }
 
 // subscribe takes a port for a session and returns how many connections were ended so that
-// they come back to it; or, if another session has the port and this one goes on without it,
-// who has it.
-func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, conflict string, err error) {
+// they come back to it.
+func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error) {
 	if req.Port == 0 || req.Mode != wire.Mirror && req.Mode != wire.Steal {
-		return 0, "", fmt.Errorf("%w: port %d can't be subscribed in mode %q", syscall.EINVAL, req.Port, req.Mode)
+		return 0, fmt.Errorf("%w: port %d can't be subscribed in mode %q", syscall.EINVAL, req.Port, req.Mode)
 	}
 	sub := in.newSubscription(l, req)
 	in.ops.Lock()
 	defer in.ops.Unlock()
 	if l.ctx.Err() != nil {
-		return 0, "", l.ctx.Err()
+		return 0, l.ctx.Err()
 	}
 	old := in.had(l, req.Port)
 	switch {
 	case old != nil && old.mode == sub.mode:
 		in.keep(sub)
-		return 0, "", nil
+		return 0, nil
 	case sub.mode == wire.Mirror:
 		moved, err = in.startMirror(sub)
 	default:
@@ -288,15 +287,15 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, conflict 
 	if err != nil {
 		in.forget(sub)
 		if l.session.rules.Load().onSteal == nodeapi.StealContinue && errors.Is(err, syscall.EADDRINUSE) {
-			return 0, err.Error(), nil
+			err = fmt.Errorf("%w; this session goes on without it", err)
 		}
-		return 0, "", err
+		return 0, err
 	}
 	if old != nil {
 		in.forget(old)
 		in.giveBack(old)
 	}
-	return moved, "", nil
+	return moved, nil
 }
 
 func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {

@@ -153,10 +153,9 @@ func TestConcurrentSteal(t *testing.T) {
 
 	carl := w.visit(t, "carl", func(s *Session) { s.OnConcurrentSteal = nodeapi.StealContinue })
 	r = carl.request(t, wire.Control{Subscribe: &stealIt})
-	if r.Error != "" || !strings.Contains(r.Conflict, "s-ann of ann") {
-		t.Errorf("continue: %+v", r)
+	if want := "port 8080 is stolen already, by session s-ann of ann; this session goes on without it"; r.Error != want || r.Errno != wire.Errno(syscall.EADDRINUSE) {
+		t.Errorf("continue: %+v, want %q", r, want)
 	}
-	carl.notice(t, "goes on without it")
 	// Sessions that come, are refused, and go disturb nobody.
 	_ = bob.tun.Close()
 	mustAsk(t, kept, "x", "ann")

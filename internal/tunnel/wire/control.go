@@ -102,9 +102,6 @@ type Result struct {
 	// Moved counts the established connections that were ended so that they come back
 	// to the session; only for [Subscribe].
 	Moved int `json:"moved,omitempty"`
-	// Conflict says, for the user, who has the port instead; only for [Subscribe]. The
-	// request was carried out by doing nothing: the session goes on without the port.
-	Conflict string `json:"conflict,omitempty"`
 	// Environ is the environment; only for [Environ].
 	Environ Variables `json:"environ,omitempty"`
 }
