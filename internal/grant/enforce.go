@@ -118,6 +118,9 @@ func (r *Refusal) add(code Code, policies []string, rule, next string) {
 // is about, as far as the filter's text tells: one of a conjunction is enough, and of
 // alternatives every one is needed.
 func (f *HTTPFilter) obeys(rule *pattern.Pattern) bool {
+	if f.parts() != 1 {
+		return false // nobody knows what such a filter lets through
+	}
 	switch {
 	case f.Header != "":
 		// The user's text is a pattern, too. Its anchors say nothing about what it is for.
@@ -143,6 +146,17 @@ func (f *HTTPFilter) obeys(rule *pattern.Pattern) bool {
 		return true
 	}
 	return false
+}
+
+// parts counts what is set in the filter.
+func (f *HTTPFilter) parts() int {
+	n := 0
+	for _, set := range []bool{f.Header != "", f.Other, len(f.AllOf) > 0, len(f.AnyOf) > 0} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // Dial says whether the session may connect to dst, or send datagrams there: proto is [TCP]

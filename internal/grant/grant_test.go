@@ -114,6 +114,8 @@ func TestSubscribe(t *testing.T) {
 		{"any_of, one does not", rule("^username: .+"), Steal, &HTTPFilter{AnyOf: []HTTPFilter{{Header: "username: a"}, {Header: "x: y"}}}, []string{username}},
 		{"any_of, a path gets around", rule("^username: .+"), Steal, &HTTPFilter{AnyOf: []HTTPFilter{{Header: "username: a"}, {Other: true}}}, []string{username}},
 		{"nothing at all", rule(".*"), Steal, &HTTPFilter{}, []string{"h network.incoming.httpFilter.headerFilter: .*"}},
+		{"two parts", rule("^username: .+"), Steal, &HTTPFilter{Header: "username: a", AnyOf: []HTTPFilter{{Other: true}}}, []string{username}},
+		{"two parts within", rule("^username: .+"), Steal, &HTTPFilter{AllOf: []HTTPFilter{{Header: "username: a", Other: true}}}, []string{username}},
 		{"two rules", Incoming{HeaderFilters: []HeaderRule{{"a", "^x: "}, {"b", "^y: "}}}, Steal, &HTTPFilter{AllOf: []HTTPFilter{{Header: "x: 1"}, {Header: "y: 1"}}}, nil},
 		{"two rules, one kept", Incoming{HeaderFilters: []HeaderRule{{"a", "^x: "}, {"b", "^y: "}}}, Steal, header("x: 1"), []string{"b network.incoming.httpFilter.headerFilter: ^y: "}},
 		{"look-around", rule(`^(?!admin)[a-z]+: \w+$`), Steal, header("admin: x"), []string{`h network.incoming.httpFilter.headerFilter: ^(?!admin)[a-z]+: \w+$`}},

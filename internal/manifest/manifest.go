@@ -67,6 +67,10 @@ func (o Object) Problem(path, message string) Problem {
 // Reader collects the manifests of one API group, and everything that is wrong with them.
 // Make one with [NewReader].
 type Reader struct {
+	// Namespace is that of objects which have to have one and name none, as with "kubectl
+	// apply -n". Without it, such an object is a problem.
+	Namespace string
+
 	schemas  schemas
 	objects  []Object
 	problems []Problem
@@ -210,6 +214,9 @@ func (r *Reader) object(file string, d document, at string, value any) {
 		return
 	case !found:
 		return // not ours
+	}
+	if metadata, ok := object["metadata"].(map[string]any); ok && schema.namespaced && metadata["namespace"] == nil && r.Namespace != "" {
+		metadata["namespace"] = r.Namespace
 	}
 	problems := schema.check(object)
 	for _, p := range problems {

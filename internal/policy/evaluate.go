@@ -195,5 +195,7 @@ func httpFilter(f *sessions.HTTPFilter) *grant.HTTPFilter {
 }
 
 func httpRule(r sessions.HTTPFilterRule) grant.HTTPFilter {
-	return grant.HTTPFilter{Header: r.Header, Other: r.Header == ""}
+	other := r
+	other.Header = ""
+	return grant.HTTPFilter{Header: r.Header, Other: other != (sessions.HTTPFilterRule{})}
 }

@@ -381,14 +381,14 @@ func TestFollows(t *testing.T) {
 
 func TestUnusableProfiles(t *testing.T) {
 	for name, req := range map[string]Request{
-		"another namespace": {Profile: "else/base", Loaded: &profile.Profile{Ref: profile.Ref{Namespace: "else", Name: "base"}}},
-		"a newer version":   {Profile: "base", Loaded: &profile.Profile{Ref: profile.Ref{Name: "base"}, UnknownFields: []string{"spec.x"}}},
-		"another profile":   {Profile: "base", Loaded: &profile.Profile{Ref: profile.Ref{Name: "other"}}},
-		"none":              {Profile: "base"},
+		"serves only targets of namespace \"else\", and the target's namespace is \"shop\"": {Profile: "else/base", Loaded: &profile.Profile{Ref: profile.Ref{Namespace: "else", Name: "base"}}},
+		"does not know the field":           {Profile: "base", Loaded: &profile.Profile{Ref: profile.Ref{Name: "base"}, UnknownFields: []string{"spec.x"}}},
+		"it was not loaded":                 {Profile: "base", Loaded: &profile.Profile{Ref: profile.Ref{Name: "other"}}},
+		"there is no MirrordClusterProfile": {Profile: "base", ProfileErr: &profile.NotFoundError{Ref: profile.Ref{Name: "base"}}},
 	} {
 		req.Target, req.Features = shop(t, "deployment/web"), plain()
 		d := Evaluate(nil, req)
-		if len(d.Reasons) != 1 || d.Reasons[0].Code != CodeProfileUnusable || !strings.Contains(d.Err().Error(), fmt.Sprintf("%q", req.Profile)) {
+		if len(d.Reasons) != 1 || d.Reasons[0].Code != CodeProfileUnusable || !strings.Contains(d.Err().Error(), fmt.Sprintf("%q", req.Profile)) || !strings.Contains(d.Err().Error(), name) {
 			t.Errorf("%s: %v", name, d.Err())
 		}
 	}

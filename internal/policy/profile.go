@@ -87,10 +87,13 @@ func (d *Decision) followed(req Request) {
 		unusable(req.ProfileErr)
 		return
 	case req.Loaded == nil || req.Loaded.Ref != ref:
-		unusable(fmt.Errorf("it was not loaded"))
+		unusable(errors.New("it was not loaded"))
 		return
 	}
 	differences, err := differ(req.Features, req.Target.Namespace, req.Loaded)
+	if conflict, ok := errors.AsType[*profile.NamespaceConflictError](err); ok {
+		err = &namespaceError{conflict} // who set the namespace is not known here
+	}
 	if err != nil {
 		unusable(err)
 		return
@@ -109,6 +112,18 @@ func (d *Decision) followed(req Request) {
 		Differences: differences,
 	})
 }
+
+// namespaceError is a conflict of namespaces without the place in a configuration.
+type namespaceError struct {
+	conflict *profile.NamespaceConflictError
+}
+
+func (e *namespaceError) Error() string {
+	return fmt.Sprintf("it serves only targets of namespace %q, and the target's namespace is %q", e.conflict.Ref.Namespace, e.conflict.Target)
+}
+
+// Hint tells the ways out.
+func (e *namespaceError) Hint() string { return e.conflict.Hint() }
 
 // hint is what an error of package profile says to do.
 func hint(err error) string {

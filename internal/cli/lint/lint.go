@@ -29,6 +29,7 @@ type Options struct {
 	Output    command.Enum
 	Recursive bool
 	Strict    bool
+	Namespace string
 	Paths     []string
 
 	kind kind
@@ -79,6 +80,7 @@ do not count without --strict.`, k.plural),
 	}
 	command.AddOutput(cmd, &opts.Output, "text", "json")
 	cmd.Flags().BoolVarP(&opts.Recursive, "recursive", "R", false, "read folders in folders, too")
+	cmd.Flags().StringVarP(&opts.Namespace, "namespace", "n", "", "the `namespace` of manifests that name none, as with kubectl apply -n")
 	cmd.Flags().BoolVar(&opts.Strict, "strict", false, "count warnings as mistakes")
 	return cmd
 }
@@ -110,6 +112,7 @@ func run(ctx context.Context, opts *Options) error {
 	if err != nil {
 		return err
 	}
+	reader.Namespace = opts.Namespace
 	for _, path := range opts.Paths {
 		if err := reader.Path(ctx, path, opts.Recursive); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
