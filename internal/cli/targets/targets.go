@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mirrord-go/mirrord/internal/attach"
 	"github.com/mirrord-go/mirrord/internal/cli/clierr"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/cli/configflags"
@@ -32,7 +33,7 @@ const (
 type Cluster interface {
 	Namespace() string
 	Namespaces(ctx context.Context) ([]string, error)
-	ListTargets(ctx context.Context, namespace string, kinds []config.TargetKind) ([]config.TargetPath, error)
+	attach.Lister
 	Close() error
 }
 
@@ -104,7 +105,7 @@ func run(ctx context.Context, opts *Options) (err error) {
 	kinds, all := supported(types)
 	var paths []config.TargetPath
 	if all || len(kinds) > 0 {
-		paths, err = cluster.ListTargets(ctx, namespace, kinds)
+		paths, err = attach.ListTargets(ctx, cluster, cfg.Operator, namespace, kinds)
 	}
 	if err != nil && len(paths) == 0 {
 		return err

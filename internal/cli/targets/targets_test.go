@@ -15,6 +15,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/cli/iostreams"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/kube"
 )
 
 // TestRichNamespaces: all namespaces, the current one among them also when nothing is in it yet.
@@ -46,6 +47,10 @@ func TestRichNamespaces(t *testing.T) {
 type fakeCluster struct {
 	paths []config.TargetPath
 	err   error
+	// operator are the targets by the word of an operator; nil when there is none. Down is
+	// why it does not answer.
+	operator []config.TargetPath
+	down     error
 	// namespaces are what the user may list; nil means that they may not.
 	namespaces []string
 
@@ -54,6 +59,12 @@ type fakeCluster struct {
 	kinds     []config.TargetKind
 	asked     bool
 	closed    bool
+}
+
+func (c *fakeCluster) HasOperator(context.Context) (bool, error) { return c.operator != nil, c.down }
+
+func (c *fakeCluster) OperatorTargets(context.Context, string, []config.TargetKind) ([]config.TargetPath, error) {
+	return c.operator, nil
 }
 
 func (c *fakeCluster) Namespace() string { return "of-context" }
@@ -191,5 +202,36 @@ func TestErrors(t *testing.T) {
 	stdout, stderr, err := execute(t, &fakeCluster{paths: shop, err: broken}, nil, "-o", "text")
 	if err != nil || !strings.Contains(stdout.String(), "pod/shop-1") || !strings.Contains(stderr.String(), "it broke") {
 		t.Errorf("a failure of some kinds: %v, %s, %s", err, stdout, stderr)
+	}
+}
+
+func TestThroughTheOperator(t *testing.T) {
+	one := []config.TargetPath{{Kind: config.Service, Name: "front"}}
+	for _, test := range []struct {
+		name    string
+		env     string
+		cluster fakeCluster
+		want    string
+		says    string
+	}{
+		{"used", "", fakeCluster{paths: shop, operator: one}, "service/front\n", ""},
+		{"not wanted", "false", fakeCluster{paths: shop, operator: one}, "deployment/shop\npod/shop-1/container/web\n", ""},
+		{"down", "", fakeCluster{paths: shop, operator: one, down: &kube.OperatorDownError{Why: "no endpoints"}}, "deployment/shop\npod/shop-1/container/web\n", "does not answer: no endpoints"},
+		{"wanted", "true", fakeCluster{paths: shop}, "", "none is installed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			env := map[string]string{}
+			if test.env != "" {
+				env["MIRRORD_OPERATOR_ENABLE"] = test.env
+			}
+			stdout, stderr, err := execute(t, &test.cluster, env, "-o", "text")
+			said := stderr.String()
+			if err != nil {
+				said += err.Error()
+			}
+			if stdout.String() != test.want || !strings.Contains(said, test.says) {
+				t.Errorf("printed %q, said %q", stdout, said)
+			}
+		})
 	}
 }
