@@ -28,7 +28,8 @@ import (
 const (
 	// Patience is how long [Classify] waits for a connection to show what it is. The kubelet
 	// sends its request at once; a client that waits for the server to speak first is kept
-	// waiting this long, if it comes from the kubelet's addresses.
+	// waiting this long, if it comes from the kubelet's addresses. An HTTP/2 client that got
+	// the settings it waited for has ten times as long.
 	Patience = 500 * time.Millisecond
 
 	// nudgeAfter is how long an HTTP/2 client may be silent after its preface before it gets
@@ -122,6 +123,9 @@ func (p *peek) run() (bool, error) {
 			if err := p.nudge(); err != nil {
 				return false, err
 			}
+			// It has what it waited for. If it says nothing now, it has nothing to
+			// say, and keeping it costs nobody anything.
+			end = time.Now().Add(ackPatience)
 		default:
 			return p.judge.ended(err)
 		}

@@ -238,6 +238,25 @@ func TestClassifyNudge(t *testing.T) {
 	}
 }
 
+// A client on a busy machine takes its time to make a request of what it waited for.
+func TestClassifySlowAfterNudge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		defer server.Close()
+		go func() {
+			client.Write([]byte(preface + settingsFrame))
+			io.ReadFull(client, make([]byte, frameHeaderLen))
+			client.Write(frame(frameSettings, flagAck, 0, nil))
+			time.Sleep(4 * Patience)
+			client.Write(headersFrame("kube-probe/1.35", 0))
+		}()
+		if got, _, err := Classify(t.Context(), server, []wire.ProbeKind{wire.ProbeGRPC}); !got || err != nil {
+			t.Errorf("got %v, %v", got, err)
+		}
+	})
+}
+
 // The real clients: net/http and crypto/tls as the kubelet uses them.
 func TestClassifyRealClients(t *testing.T) {
 	tests := []struct {

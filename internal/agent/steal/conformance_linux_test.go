@@ -212,7 +212,10 @@ func TestFlush(t *testing.T) {
 			own = append(own, o)
 		}
 
-		n, err := s.Flush(podPort)
+		if n, err := s.Flush(podPort, func(netip.Addr) bool { return true }); err != nil || n != 0 {
+			t.Errorf("with everybody spared: %d, %v", n, err)
+		}
+		n, err := s.Flush(podPort, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +233,7 @@ func TestFlush(t *testing.T) {
 		for _, d := range dsts {
 			wantFrom(t, c, d, "agent")
 		}
-		if n, err := s.Flush(podPort); err != nil || n != 0 {
+		if n, err := s.Flush(podPort, nil); err != nil || n != 0 {
 			t.Errorf("a second time: %d, %v", n, err)
 		}
 	})
@@ -454,7 +457,7 @@ func TestUserNamespace(t *testing.T) {
 		}
 		serve(t, acceptor{s}, "agent")
 		steal(t, s, podPort)
-		if n, err := s.Flush(podPort); err != nil || n != 0 {
+		if n, err := s.Flush(podPort, nil); err != nil || n != 0 {
 			t.Fatalf("flush: %d, %v", n, err)
 		}
 		wantFrom(t, httpClient(t, l, false), netip.AddrPortFrom(l.Pod.V4, podPort), "agent")

@@ -18,16 +18,16 @@ import (
 // spared. It needs CAP_NET_ADMIN and a kernel with CONFIG_INET_DIAG_DESTROY.
 //
 // A client sees a reset. What it had sent and the application had not answered is lost, as
-// it is when a pod is replaced.
-func (s *Stealer) Flush(port uint16) (int, error) {
-	n, err := flush(port)
+// it is when a pod is replaced. Spare, unless it is nil, names clients whose connections stay.
+func (s *Stealer) Flush(port uint16, spare func(client netip.Addr) bool) (int, error) {
+	n, err := flush(port, spare)
 	if err != nil {
 		return n, fmt.Errorf("ending the connections of port %d: %w", port, err)
 	}
 	return n, nil
 }
 
-func flush(port uint16) (int, error) {
+func flush(port uint16, spare func(netip.Addr) bool) (int, error) {
 	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
 	if err != nil {
 		return 0, err
@@ -52,7 +52,7 @@ func flush(port uint16) (int, error) {
 	}
 	n := 0
 	for _, t := range targets {
-		if _, spare := ours[t.pair]; spare || t.mark == sockmark.Agent {
+		if _, own := ours[t.pair]; own || t.mark == sockmark.Agent || spare != nil && spare(t.pair.dst.Addr()) {
 			continue
 		}
 		switch err := destroy(c, t); {

@@ -30,6 +30,9 @@ const (
 	// restAfter is how long a way of taking connections stays open that nobody uses. What
 	// waits in its accept queue when a port is given back is long handed on by then.
 	restAfter = time.Second
+	// probeTime is how long a probe of the kubelet may have been under way when its port is
+	// stolen: three times the usual time-out.
+	probeTime = 3 * time.Second
 )
 
 // stealer is what a *steal.Stealer does.
@@ -37,7 +40,7 @@ type stealer interface {
 	Backend() steal.Backend
 	Steal(port uint16) error
 	Release(port uint16) error
-	Flush(port uint16) (int, error)
+	Flush(port uint16, spare func(netip.Addr) bool) (int, error)
 	Accept() (*steal.Conn, error)
 	DialTarget(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, error)
 	Close() error
@@ -97,10 +100,11 @@ type subscription struct {
 	mode    wire.Mode
 	probes  []wire.ProbeKind
 	sources probe.Sources
-	active  atomic.Int64 // connections that the client serves
+	active  *atomic.Int64 // connections that the client serves
 
 	ctx    context.Context //nolint:containedctx // of the connections that the client serves
 	cancel context.CancelCauseFunc
+	later  *time.Timer // of a steal: see spareProbes
 }
 
 // TakenError says that another session at the same pod steals a port.
@@ -277,6 +281,8 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error
 	old := in.had(l, req.Port)
 	switch {
 	case old != nil && old.mode == sub.mode:
+		sub.cancel(nil)
+		sub.active, sub.ctx, sub.cancel, sub.later = old.active, old.ctx, old.cancel, old.later
 		in.keep(sub)
 		return 0, nil
 	case sub.mode == wire.Mirror:
@@ -299,7 +305,7 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error
 }
 
 func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {
-	sub := &subscription{link: l, port: req.Port, mode: req.Mode}
+	sub := &subscription{link: l, port: req.Port, mode: req.Mode, active: new(atomic.Int64)}
 	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
 	for _, p := range req.Probes {
 		sub.probes = append(sub.probes, p.Kind)
@@ -336,7 +342,7 @@ func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
 	if err := s.Steal(sub.port); err != nil {
 		return 0, err
 	}
-	moved, err = s.Flush(sub.port)
+	moved, err = in.flush(s, sub)
 	if err != nil {
 		in.log.Warn("the target keeps the connections that it had", "port", sub.port, "err", err)
 		sub.link.control.notify(wire.Notice{
@@ -347,9 +353,32 @@ func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
 	return moved, nil
 }
 
+// flush ends the connections that the target has, so that they come back to the session. On a
+// port with probes, those from where the kubelet is may be probes that are under way, and
+// ending one may cost the target its container; they have some time to finish.
+func (in *incoming) flush(s stealer, sub *subscription) (moved int, err error) {
+	if len(sub.probes) == 0 {
+		return s.Flush(sub.port, nil)
+	}
+	sub.later = time.AfterFunc(probeTime, func() {
+		in.ops.Lock()
+		defer in.ops.Unlock()
+		if now := in.thief(sub.port); now == nil || now.later != sub.later || in.steal != s {
+			return
+		}
+		if _, err := s.Flush(sub.port, nil); err != nil {
+			in.log.Warn("connections that may have been probes stay with the target", "port", sub.port, "err", err)
+		}
+	})
+	return s.Flush(sub.port, sub.sources.Contains)
+}
+
 // override gives the port of one session to another. The connections that the first one has end, so
 // that they come back to the second.
 func (in *incoming) override(other, sub *subscription) (moved int) {
+	if other.later != nil {
+		other.later.Stop()
+	}
 	in.keep(sub)
 	moved = int(other.active.Load())
 	other.cancel(errOverridden)
@@ -359,7 +388,9 @@ func (in *incoming) override(other, sub *subscription) (moved int) {
 		Level: "warning", Port: sub.port,
 		Text: fmt.Sprintf("port %d is now stolen by session %s of %s, and this session has it no more", sub.port, by.id, by.user),
 	})
-	go other.link.session.report() // it takes locks that the caller may hold
+	// The other's client can't be gone altogether while it has the port, and reporting takes
+	// the lock that the caller holds.
+	other.link.streams.Go(other.link.session.report)
 	return moved
 }
 
@@ -432,6 +463,9 @@ func (in *incoming) forget(sub *subscription) {
 	defer in.mu.Unlock()
 	if in.stolen[sub.port] == sub {
 		delete(in.stolen, sub.port)
+		if sub.later != nil {
+			sub.later.Stop()
+		}
 	}
 	if subs := in.mirrored[sub.port]; subs[sub.link] == sub {
 		if delete(subs, sub.link); len(subs) == 0 {

@@ -335,6 +335,27 @@ func TestSteal(t *testing.T) {
 		reply(t, st, wire.Errno(syscall.ECONNREFUSED))
 	})
 
+	t.Run("probes that are under way", func(t *testing.T) {
+		c := a.client(t)
+		under := p.dial(t, podAddr, netip.Addr{}) // from the gateway
+		other := p.dial(t, podAddr, netip.MustParseAddr("10.78.0.3"))
+		mustAsk(t, under, "x", "target")
+		mustAsk(t, other, "x", "target")
+		withProbes := steal
+		withProbes.Probes = []wire.Probe{{Kind: wire.ProbeHTTP}}
+		if r := c.subscribe(t, withProbes); r.Moved != 1 {
+			t.Errorf("%d connections moved, want 1", r.Moved)
+		}
+		mustAsk(t, under, "y", "target")
+		eventually(t, func() error {
+			if _, err := ask(under, "y"); err == nil {
+				return errors.New("it stays with the target for good")
+			}
+			return nil
+		})
+		_ = c.tun.Close()
+	})
+
 	t.Run("many at once", func(t *testing.T) {
 		c := a.client(t)
 		c.answering(t, "local")
@@ -471,7 +492,9 @@ func (b *brokenSteal) Close() error {
 	return b.stealer.Close()
 }
 
-func (b *brokenSteal) Flush(uint16) (int, error) { return 0, errors.New("no such right") }
+func (b *brokenSteal) Flush(uint16, func(netip.Addr) bool) (int, error) {
+	return 0, errors.New("no such right")
+}
 
 // TestStuckPort shows that a port which can't be given back takes the whole stealing down,
 // and that the next session begins anew.
