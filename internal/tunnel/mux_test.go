@@ -3,13 +3,17 @@ package tunnel_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 	"github.com/mirrord-go/mirrord/internal/tunnel/tunneltest"
 )
 
@@ -65,6 +69,65 @@ func TestMuxConforms(t *testing.T) {
 		return c.s, s.s
 	})
 }
+
+// breaking makes both ends of a session whose carriers break all the time.
+func breaking(t *testing.T) (tunnel.Session, tunnel.Session) {
+	t.Helper()
+	a, b := identity(t), identity(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	far := resume.NewServer(quiet, resume.Options{})
+	servers := make(chan end, 1)
+	carriers := make(chan net.Conn, 1<<10)
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				conn, err := far.Accept(t.Context(), c)
+				if conn != nil {
+					s, err := tunnel.Server(t.Context(), conn, b, a.Fingerprint())
+					servers <- end{s, err}
+				}
+				if err == nil {
+					carriers <- c
+				}
+			})
+		}
+	})
+	dial := func(context.Context) (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) }
+	client, err := tunnel.Dial(t.Context(), quiet, dial, a, b.Fingerprint(), resume.Options{})
+	server := <-servers
+	if err := errors.Join(err, server.err); err != nil {
+		t.Fatal(err)
+	}
+	all.Go(func() {
+		for c := range carriers {
+			select {
+			case <-time.After(rand.N(50 * time.Millisecond)):
+				_ = c.Close()
+			case <-client.Done():
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.s.Close()
+		_ = l.Close()
+		all.Wait()
+	})
+	return client, server.s
+}
+
+// Whoever uses a session does not notice that its carriers break.
+func TestMuxConformsOnBreakingCarriers(t *testing.T) { tunneltest.Run(t, breaking) }
 
 func TestOnlyTheExpectedPeer(t *testing.T) {
 	a, b, stranger := identity(t), identity(t), identity(t)

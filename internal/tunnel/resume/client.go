@@ -178,16 +178,21 @@ func (c *Conn) attempt(ctx context.Context) error {
 
 // within runs a handshake, which ends with ctx and after a while.
 func within(ctx context.Context, conn net.Conn, handshake func() error) error {
-	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		if conn.SetDeadline(time.Unix(1, 0)) != nil {
+			_ = conn.Close() // it has no deadlines
+		}
+	})
 	err := handshake()
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	if !stop() {
+		err = errors.Join(context.Cause(ctx), err)
 	}
 	if err != nil {
 		return fmt.Errorf("resuming: %w", err)
 	}
-	return conn.SetDeadline(time.Time{})
+	return nil
 }
 
 // request is the client's part of the handshake. It returns how much the server has received.

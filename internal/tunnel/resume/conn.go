@@ -28,7 +28,7 @@ type Options struct {
 	Handshakes int
 
 	// Paused is told that the carrier broke, and why; Resumed after how long there was another. They are
-	// called in turn from one goroutine, on the client's side alone; nil is not called.
+	// called in turn from one goroutine, for which Close waits, on the client's side alone; nil is not called.
 	Paused  func(cause error)
 	Resumed func(after time.Duration)
 	// Hopeless is asked after a failed attempt to get another carrier whether there is no use in

@@ -144,7 +144,9 @@ func refuse(carrier net.Conn, word byte) {
 		return
 	}
 	if h, ok := carrier.(interface{ CloseWrite() error }); ok && h.CloseWrite() == nil {
-		_ = carrier.SetReadDeadline(time.Now().Add(refuseTime))
+		if carrier.SetReadDeadline(time.Now().Add(refuseTime)) != nil {
+			return
+		}
 		_, _ = io.CopyN(io.Discard, carrier, 64<<10)
 	}
 }
