@@ -15,6 +15,7 @@ func (s *session) openTunnel(ctx context.Context, p *post) (tunnel.Session, erro
 	sess, err := tunnel.Dial(ctx, s.log, p.Agent.Dial, s.o.Identity, p.Agent.Key(), resume.Options{
 		Grace: s.grace(),
 		Paused: func(cause error) {
+			s.fleet.Hold(p.Name, true)
 			s.o.Observer.Event(Event{
 				Kind: "tunnel-paused", Warning: true,
 				Text: fmt.Sprintf("the connection to %s broke (%v): connections wait until it is back, for %v at most; new ones to stolen ports go to the target",
@@ -22,6 +23,7 @@ func (s *session) openTunnel(ctx context.Context, p *post) (tunnel.Session, erro
 			})
 		},
 		Resumed: func(after time.Duration) {
+			s.fleet.Hold(p.Name, false)
 			s.o.Observer.Event(Event{
 				Kind: "tunnel-resumed",
 				Text: fmt.Sprintf("the connection to %s is back after %v, nothing was lost", p.Title(), after.Round(10*time.Millisecond)),

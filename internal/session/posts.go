@@ -3,6 +3,9 @@ package session
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/remote"
@@ -43,6 +46,7 @@ func (s *session) attach(ctx context.Context) error {
 		return err
 	}
 	s.workers.Go(func() { s.follow(base) })
+	s.workers.Go(func() { s.insist(base) })
 	return nil
 }
 
@@ -266,10 +270,40 @@ func (s *session) attached() []Attachment {
 	return list
 }
 
+// insist asks again for ports that some pods of several keep: another session may have
+// ended.
+func (s *session) insist(ctx context.Context) {
+	t := time.NewTicker(insistPause)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		ports := slices.Collect(maps.Keys(s.kept))
+		s.mu.Unlock()
+		for _, port := range ports {
+			settled, taken := s.fleet.Settle(ctx, port)
+			if !settled {
+				continue
+			}
+			s.mu.Lock()
+			delete(s.kept, port)
+			s.mu.Unlock()
+			if taken {
+				s.o.Observer.Event(Event{Kind: "port-subscribed", Port: port, Text: fmt.Sprintf("port %d comes from all pods now", port)})
+			}
+		}
+	}
+}
+
 // refused tells the user that one pod of several keeps a port.
 func (s *session) refused(name string, sub wire.Subscribe, err error) {
 	title := name
 	s.mu.Lock()
+	s.kept[sub.Port] = true
 	if p := s.posts[name]; p != nil {
 		title = p.Title()
 	}

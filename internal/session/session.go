@@ -51,6 +51,8 @@ const (
 	drainTimeout = time.Second
 	// defaultGrace is how long a tunnel waits for its next carrier when the configuration does not say.
 	defaultGrace = 5 * time.Minute
+	// insistPause is between two attempts to take a port that some pods keep.
+	insistPause = 5 * time.Second
 	// fateTimeout bounds the question what became of an agent that does not answer.
 	fateTimeout = time.Second
 )
@@ -167,7 +169,7 @@ func run(ctx context.Context, log *slog.Logger, o Options, start startFunc) (Exi
 	}
 	s := &session{
 		log: log, o: o, start: start,
-		posts: make(map[string]*post), ready: make(chan struct{}), over: make(chan struct{}),
+		posts: make(map[string]*post), kept: make(map[uint16]bool), ready: make(chan struct{}), over: make(chan struct{}),
 	}
 	s.fleet = fleet.New(log, fleet.Options{Refused: s.refused})
 	defer s.closeAttachments(ctx)
@@ -199,6 +201,7 @@ type session struct {
 	names   []string         // the last list
 	began   bool             // the first list has been attached to
 	waiting bool             // the user was told that there is no pod
+	kept    map[uint16]bool  // ports that some pods did not give
 
 	stop    context.CancelFunc // ends what follows the attachments
 	workers sync.WaitGroup

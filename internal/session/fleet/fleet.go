@@ -103,6 +103,17 @@ func (f *Fleet) Leave(name string) {
 	f.members = slices.DeleteFunc(f.members, func(m *member) bool { return m.Name == name })
 }
 
+// Hold says whether the connection to an agent is broken for now: then others are preferred.
+func (f *Fleet) Hold(name string, broken bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, m := range f.members {
+		if m.Name == name {
+			m.broken = broken
+		}
+	}
+}
+
 // Order says which agents are preferred for what the process does itself, the best first.
 func (f *Fleet) Order(names []string) {
 	f.mu.Lock()
@@ -233,10 +244,15 @@ func (f *Fleet) first(ctx context.Context) (*remote.Client, error) {
 var errNoPod = errors.New("the target has no pod at the moment")
 
 func (f *Fleet) best() *remote.Client {
+	var broken *remote.Client
 	for _, m := range f.members {
-		if m.Client.Err() == nil {
+		switch {
+		case m.Client.Err() != nil:
+		case !m.broken:
 			return m.Client
+		case broken == nil:
+			broken = m.Client
 		}
 	}
-	return nil
+	return broken
 }

@@ -14,7 +14,8 @@ import (
 // the fleet's.
 type member struct {
 	Member
-	fleet *Fleet
+	fleet  *Fleet
+	broken bool // guarded by the fleet's mu
 
 	mu    sync.Mutex
 	taken map[uint16]bool
@@ -65,6 +66,20 @@ func (f *Fleet) Unsubscribe(ctx context.Context, port uint16) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Settle asks the agents again that did not give a port, and says whether that has come to
+// an end, and whether the session has the port everywhere then.
+func (f *Fleet) Settle(ctx context.Context, port uint16) (settled, taken bool) {
+	f.mu.Lock()
+	_, taken = f.wanted[port]
+	f.mu.Unlock()
+	for _, a := range f.everywhere(func(m *member) (int, error) { return m.settle(ctx, port) }) {
+		if a.err != nil && a.m.Client.Err() == nil {
+			return false, false
+		}
+	}
+	return true, taken
 }
 
 // answer is what one agent said.
