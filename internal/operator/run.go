@@ -70,14 +70,14 @@ func Run(ctx context.Context, o *options.Options, log *slog.Logger) error {
 
 // failure is err, or why ctx has ended unless that was a signal.
 func failure(ctx context.Context, err error) error {
-	cause := context.Cause(ctx)
-	if cause == nil || errors.Is(cause, context.Canceled) {
-		if ctx.Err() != nil {
-			return nil
-		}
+	switch cause := context.Cause(ctx); {
+	case cause == nil:
 		return err
+	case errors.Is(cause, context.Canceled):
+		return nil
+	default:
+		return cause
 	}
-	return cause
 }
 
 // parts are the operator's.

@@ -26,7 +26,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -346,7 +345,7 @@ const abandonedAfter = 5 * time.Minute
 // Remove deletes an agent's pod, if it still is that one.
 func (p *Pool) Remove(ctx context.Context, pod *corev1.Pod) error {
 	return p.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		Preconditions: &metav1.Preconditions{UID: new(types.UID(pod.UID))},
+		Preconditions: &metav1.Preconditions{UID: new(pod.UID)},
 	})
 }
 

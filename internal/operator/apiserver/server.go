@@ -93,7 +93,7 @@ func New(c Config) (*Server, error) {
 	}
 	connect := newConnectREST(c.Carriers, c.Counter, log)
 	info := genericapiserver.NewDefaultAPIGroupInfo(sessions.GroupName, scheme, runtime.NewParameterCodec(scheme), newCodecs(scheme))
-	info.VersionedResourcesStorageMap[sessions.SchemeGroupVersion.Version] = map[string]rest.Storage{
+	info.VersionedResourcesStorageMap[sessions.GroupVersion.Version] = map[string]rest.Storage{
 		"targets":          &targetsREST{targets: c.Targets},
 		"sessions":         &sessionsREST{sessions: c.Sessions},
 		"sessions/connect": connect,

@@ -45,7 +45,7 @@ var (
 	_ rest.SingularNameProvider = &sessionsREST{}
 	_ rest.ShortNamesProvider   = &sessionsREST{}
 	_ rest.CategoriesProvider   = &sessionsREST{}
-	_ rest.Creater              = &sessionsREST{}
+	_ rest.Creater              = &sessionsREST{} //nolint:misspell // the library's spelling
 	_ rest.Getter               = &sessionsREST{}
 	_ rest.Lister               = &sessionsREST{}
 	_ rest.Watcher              = &sessionsREST{}
@@ -61,7 +61,7 @@ func (*sessionsREST) ShortNames() []string    { return []string{"ms"} }
 func (*sessionsREST) Categories() []string    { return []string{"mirrord"} }
 func (*sessionsREST) Kind() string            { return "Session" }
 
-// Create implements rest.Creater.
+// Create implements the verb create.
 func (r *sessionsREST) Create(ctx context.Context, obj runtime.Object, validate rest.ValidateObjectFunc, opts *metav1.CreateOptions) (runtime.Object, error) {
 	s, ok := obj.(*sessions.Session)
 	if !ok {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
@@ -41,7 +42,7 @@ func New(config *rest.Config) (*Store, error) {
 		return nil, fmt.Errorf("the types of records: %w", err)
 	}
 	c := rest.CopyConfig(config)
-	c.GroupVersion = &records.SchemeGroupVersion
+	c.GroupVersion = &schema.GroupVersion{Group: records.GroupName, Version: records.GroupVersion.Version}
 	c.APIPath = "/apis"
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON

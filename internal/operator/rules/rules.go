@@ -32,11 +32,15 @@ import (
 
 // The resources that are followed.
 var (
-	clusterPolicies    = policies.SchemeGroupVersion.WithResource("mirrordclusterpolicies")
-	namespacedPolicies = policies.SchemeGroupVersion.WithResource("mirrordpolicies")
-	clusterProfiles    = profiles.SchemeGroupVersion.WithResource("mirrordclusterprofiles")
-	namespacedProfiles = profiles.SchemeGroupVersion.WithResource("mirrordprofiles")
+	clusterPolicies    = resource(policies.GroupVersion, "mirrordclusterpolicies")
+	namespacedPolicies = resource(policies.GroupVersion, "mirrordpolicies")
+	clusterProfiles    = resource(profiles.GroupVersion, "mirrordclusterprofiles")
+	namespacedProfiles = resource(profiles.GroupVersion, "mirrordprofiles")
 )
+
+func resource(gv metav1.GroupVersion, name string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: gv.Group, Version: gv.Version, Resource: name}
+}
 
 // Rules are the cluster's policies and profiles. It is safe for concurrent use.
 type Rules struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -48,7 +49,7 @@ func check(s *sessions.Session) (config.TargetPath, error) {
 	}
 	all = append(all, bounded(spec, &s.Spec)...)
 	if len(all) > 0 {
-		return path, apierrors.NewInvalid(sessions.SchemeGroupVersion.WithKind("Session").GroupKind(), s.Name, all)
+		return path, apierrors.NewInvalid(schema.GroupKind{Group: sessions.GroupName, Kind: "Session"}, s.Name, all)
 	}
 	return path, nil
 }
@@ -90,7 +91,7 @@ func bounded(at *field.Path, s *sessions.SessionSpec) field.ErrorList {
 func (m *Manager) mayGetTarget(ctx context.Context, u user.Info, namespace, name string) (bool, error) {
 	decision, _, err := m.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
 		User: u, Verb: "get", Namespace: namespace, APIGroup: sessions.GroupName,
-		APIVersion: sessions.SchemeGroupVersion.Version, Resource: "targets", Name: name, ResourceRequest: true,
+		APIVersion: sessions.GroupVersion.Version, Resource: "targets", Name: name, ResourceRequest: true,
 	})
 	if err != nil {
 		return false, apierrors.NewInternalError(fmt.Errorf("asking what %s may do: %w", u.GetName(), err))

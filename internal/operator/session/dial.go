@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/tools/cache"
@@ -49,7 +51,7 @@ func (m *Manager) Dial(ctx context.Context, u user.Info, namespace, name, attach
 
 func (m *Manager) dial(ctx context.Context, r *recordsv1.SessionRecord, attachment string) (net.Conn, error) {
 	if e := r.Status.End; e != nil {
-		return nil, apierrors.NewGone(e.Text)
+		return nil, over(e.Text)
 	}
 	at := find(r, attachment)
 	if at == nil {
@@ -69,6 +71,13 @@ func (m *Manager) dial(ctx context.Context, r *recordsv1.SessionRecord, attachme
 		return nil, apierrors.NewServiceUnavailable(err.Error())
 	}
 	return conn, nil
+}
+
+// over is the answer for a session that has ended.
+func over(why string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusGone, Reason: metav1.StatusReasonGone, Message: why,
+	}}
 }
 
 func find(r *recordsv1.SessionRecord, attachment string) *sessions.Attachment {

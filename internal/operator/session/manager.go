@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/request"
 
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
@@ -86,12 +88,46 @@ func (m *Manager) Watch(ctx context.Context, namespace string, opts metav1.ListO
 	if err != nil {
 		return nil, translate(err, "")
 	}
+	if u, ok := request.UserFrom(ctx); ok {
+		if name, one := strings.CutPrefix(opts.FieldSelector, "metadata.name="); one {
+			go m.present(ctx, u, namespace, name)
+		}
+	}
 	return watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
 		if r, ok := e.Object.(*recordsv1.SessionRecord); ok {
 			e.Object = records.Session(r)
 		}
 		return e, true
 	}), nil
+}
+
+// present notes, while its creator watches a session that waits for pods, that the client is
+// there. When the session has an agent, that one knows better. It ends with ctx, that of the
+// watch.
+func (m *Manager) present(ctx context.Context, u user.Info, namespace, name string) {
+	every := max(m.GracePeriod/4, time.Second)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		r := m.Records.Cached(namespace, name)
+		if r != nil && r.Status.User == u.GetName() && r.Status.Phase == sessions.SessionWaiting &&
+			(r.Seen == nil || time.Since(r.Seen.Time) >= every) {
+			if _, err := m.Records.Update(ctx, r, func(r *recordsv1.SessionRecord) error {
+				if r.Status.Phase != sessions.SessionWaiting {
+					return records.ErrUnchanged
+				}
+				r.Seen = new(metav1.Now())
+				return nil
+			}); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+				m.Log.Warn("a client's presence could not be noted", "session", namespace+"/"+name, "error", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // End ends a session in the name of u. The record stays until reconcile takes it away.
