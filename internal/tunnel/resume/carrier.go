@@ -25,6 +25,7 @@ type carrier struct {
 	heard, said     int
 	heardAt, saidAt int
 	silent          int // heartbeats that were missed
+	stuck           int // heartbeats during which one write went on
 }
 
 func newCarrier(c net.Conn) *carrier {
@@ -64,6 +65,8 @@ func (c *Conn) tick() {
 		c.broken(cr, errAsleep)
 	case cr.quiet():
 		c.broken(cr, errSilent)
+	case cr.choked():
+		c.broken(cr, errStuck)
 	case cr.said == cr.saidAt && !cr.sending:
 		c.say(cr)
 		cr.saidAt = cr.said + 1 // this is none of the owner's
@@ -80,6 +83,17 @@ func (cr *carrier) quiet() bool {
 	}
 	cr.silent++
 	return cr.silent >= silentBeats
+}
+
+// choked says whether the carrier has taken nothing for too long. Who reads may be waiting for that
+// write, and then silence can't be told. A carrier that was only slow is replaced by one that is no worse.
+func (cr *carrier) choked() bool {
+	if !cr.sending || cr.said != cr.saidAt {
+		cr.stuck = 0
+		return false
+	}
+	cr.stuck++
+	return cr.stuck >= stuckBeats
 }
 
 // discard closes a carrier that is not used any more, once those who still use it have left.

@@ -45,6 +45,8 @@ const (
 	defaultHandshakes = 64
 	// silentBeats is how many heartbeats may be missing.
 	silentBeats = 3
+	// stuckBeats is for how many one write may go on.
+	stuckBeats = 15
 	// ackEvery is after how many received bytes an acknowledgement leaves without waiting for
 	// company. It is small beside anyone's window.
 	ackEvery = 256 << 10

@@ -193,6 +193,26 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// A carrier that takes nothing any more is replaced, also when nobody reads.
+func TestStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Options{})
+		client, server := w.connect(Options{})
+		began := time.Now()
+		if _, err := client.Write([]byte("hello")); err != nil { // into a pipe, which nobody reads
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > (stuckBeats+2)*defaultHeartbeat {
+			t.Errorf("it took %v", took)
+		}
+		synctest.Wait()
+		b := make([]byte, 9)
+		if n, err := server.Read(b); err != nil || string(b[:n]) != "hello" {
+			t.Errorf("read %q, %v", b[:n], err)
+		}
+	})
+}
+
 // While nobody takes what was written, Write waits, and memory is bounded.
 func TestMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

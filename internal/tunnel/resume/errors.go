@@ -32,8 +32,13 @@ func (e *GraceError) Error() string {
 	return s
 }
 
-// Unwrap returns both reasons.
-func (e *GraceError) Unwrap() []error { return []error{e.Broke, e.Last} }
+// Unwrap returns the reasons.
+func (e *GraceError) Unwrap() []error {
+	if e.Last == nil {
+		return []error{e.Broke}
+	}
+	return []error{e.Broke, e.Last}
+}
 
 // GoneError says that a connection has ended because its other side is gone.
 type GoneError struct {
@@ -51,6 +56,7 @@ var (
 	// errUnknown is the server's answer to who wants to resume a connection that it does not have.
 	errUnknown = errors.New("the other side does not know the connection any more")
 	errSilent  = errors.New("silence on the connection")
+	errStuck   = errors.New("the connection takes nothing any more")
 	errAsleep  = errors.New("this machine was asleep")
 	errEnded   = errors.New("the connection was closed without a word")
 	errStale   = errors.New("replaced by a newer connection")
