@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -420,4 +421,67 @@ func TestManySessions(t *testing.T) {
 	if s, err := n.api.State(t.Context()); err != nil || len(s.Sessions) != sessions+1 {
 		t.Errorf("%d sessions, %v", len(s.Sessions), err)
 	}
+}
+
+// TestNodeStress registers and ends sessions at once while workers are killed: whatever is
+// answered, nothing hangs and nothing is left.
+func TestNodeStress(t *testing.T) {
+	p := newPod(t)
+	n := startNode(t, "--proc", p.procRoot, "--worker-linger", "20ms", "--log-level", "info")
+	stop := make(chan struct{})
+	var killer, users sync.WaitGroup
+	killer.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			for _, pid := range n.workers() {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
+	var registered, refused atomic.Int64
+	for u := range 8 {
+		users.Go(func() {
+			for i := range 30 {
+				id, err := tunnel.NewIdentity()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				session := fmt.Sprintf("s-%d-%d", u, i)
+				reg := nodeapi.Registration{User: "u", ClientKey: id.Fingerprint(), Pod: nodeapi.Pod{Targetless: true}}
+				if u%2 == 0 {
+					_, reg = p.registration(t, "u")
+				}
+				// It is made again and again, as the operator does.
+				for range 2 {
+					if _, err := n.api.Register(t.Context(), session, reg); err != nil {
+						refused.Add(1)
+					} else {
+						registered.Add(1)
+					}
+				}
+				if err := n.api.End(t.Context(), session, "enough"); err != nil {
+					t.Errorf("ending %s: %v", session, err)
+				}
+			}
+		})
+	}
+	users.Wait()
+	close(stop)
+	killer.Wait()
+	t.Logf("%d registrations were carried out, %d were not", registered.Load(), refused.Load())
+	if registered.Load() == 0 {
+		t.Error("none was carried out")
+	}
+	eventually(t, func() error {
+		s, err := n.api.State(t.Context())
+		if workers := n.workers(); err != nil || len(s.Sessions) > 0 || len(workers) > 0 {
+			return fmt.Errorf("%d sessions and workers %v are left: %w", len(s.Sessions), workers, errors.Join(err))
+		}
+		return nil
+	})
 }

@@ -50,7 +50,7 @@ func workManaged(ctx context.Context, log *slog.Logger, o options) (int, error) 
 	if err != nil {
 		return exitFailure, err
 	}
-	m := &managed{log: log, worker: w, control: control}
+	m := &managed{log: log, worker: w, control: control, last: map[string]chan struct{}{}}
 	defer m.orders.Wait() // those that are being carried out
 	defer w.Close()
 	stop := context.AfterFunc(ctx, control.close)
@@ -66,7 +66,7 @@ func workManaged(ctx context.Context, log *slog.Logger, o options) (int, error) 
 			log.Info("the worker ends", "err", err)
 			return exitOK, nil
 		}
-		m.orders.Go(func() { m.carryOut(o) })
+		m.queue(o)
 	}
 }
 
@@ -76,6 +76,37 @@ type managed struct {
 	worker  *worker.Worker
 	control *line
 	orders  sync.WaitGroup
+
+	mu   sync.Mutex
+	last map[string]chan struct{} // by session: closed when its last order is carried out
+}
+
+// queue carries an order out behind those about the same session.
+func (m *managed) queue(o order) {
+	session := ""
+	switch {
+	case o.Register != nil:
+		session = o.Register.Session
+	case o.End != nil:
+		session = o.End.Session
+	}
+	done := make(chan struct{})
+	m.mu.Lock()
+	before := m.last[session]
+	m.last[session] = done
+	m.mu.Unlock()
+	m.orders.Go(func() {
+		if before != nil {
+			<-before
+		}
+		m.carryOut(o)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		close(done)
+		if m.last[session] == done {
+			delete(m.last, session)
+		}
+	})
 }
 
 func (m *managed) carryOut(o order) {

@@ -303,24 +303,41 @@ func (a *nodeAgent) dispose(p *attachment) {
 // End implements [nodeapi.Agent].
 func (a *nodeAgent) End(ctx context.Context, session string, e nodeapi.End) error {
 	a.mu.Lock()
-	var workers []*child
+	at := map[*attachment]*entry{}
 	for _, p := range a.pods {
-		if p.sessions[session] != nil && p.worker != nil {
-			workers = append(workers, p.worker)
+		if s := p.sessions[session]; s != nil {
+			at[p] = s
 		}
 	}
 	a.mu.Unlock()
 	var all sync.WaitGroup
-	errs := make([]error, len(workers))
-	for i, w := range workers {
+	var mu sync.Mutex
+	var errs []error
+	for p, s := range at {
 		all.Go(func() {
-			if err := w.tell(ctx, order{End: &endOrder{Session: session, Reason: e.Reason}}); !errors.Is(err, errDied) {
-				errs[i] = err
-			}
+			err := a.endAt(ctx, p, session, s, e.Reason)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
 		})
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+func (a *nodeAgent) endAt(ctx context.Context, p *attachment, id string, e *entry, reason string) error {
+	a.mu.Lock()
+	w := p.worker
+	a.mu.Unlock()
+	if w != nil {
+		err := w.tell(ctx, order{End: &endOrder{Session: id, Reason: reason}})
+		if err != nil && !errors.Is(err, errDied) {
+			return err
+		}
+	}
+	// Without a worker, or with one that has died, nobody reports the end.
+	a.give(p, id, e, nodeapi.ReasonDeleted, reason)
+	return nil
 }
 
 // State implements [nodeapi.Agent].
@@ -434,20 +451,14 @@ func (a *nodeAgent) died(p *attachment, w *child) {
 // adopt registers a session whose worker has died with another one.
 func (a *nodeAgent) adopt(p *attachment, id string, e *entry) {
 	for try := 0; ; try++ {
-		a.mu.Lock()
-		current := p.sessions[id] == e || try > 0
-		a.mu.Unlock()
-		if !current {
-			return // it was registered again meanwhile, or has ended
-		}
-		_, err := a.register(a.ctx, p, id, e.reg)
+		err := a.tryAdopt(p, id, e)
 		switch {
 		case err == nil:
 			return
-		case isCode(err, nodeapi.CodeStopping):
-			a.give(p, id, e, nodeapi.ReasonStopped, err.Error())
 		case errors.Is(err, errDied) && try < maxDeaths:
 			continue
+		case isCode(err, nodeapi.CodeStopping):
+			a.give(p, id, e, nodeapi.ReasonStopped, err.Error())
 		case errors.Is(err, target.ErrNotFound), isCode(err, nodeapi.CodeTargetGone):
 			a.give(p, id, e, nodeapi.ReasonTargetGone, err.Error())
 		default:
@@ -457,16 +468,44 @@ func (a *nodeAgent) adopt(p *attachment, id string, e *entry) {
 	}
 }
 
+func (a *nodeAgent) tryAdopt(p *attachment, id string, e *entry) error {
+	w, _, err := a.worker(a.ctx, p, e.reg.Pod)
+	if err != nil {
+		return err
+	}
+	if !a.has(p, id, e) {
+		return nil // It was registered again meanwhile, or has ended.
+	}
+	if err := w.tell(a.ctx, order{Register: &registerOrder{Session: id, Registration: e.reg}}); err != nil {
+		return err
+	}
+	if a.has(p, id, nil) { // Ended while it was registered.
+		return w.tell(a.ctx, order{End: &endOrder{Session: id}})
+	}
+	return nil
+}
+
+// has says whether a session's entry is e; nil means that it has none.
+func (a *nodeAgent) has(p *attachment, id string, e *entry) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return p.sessions[id] == e
+}
+
 func isCode(err error, code string) bool {
 	var e *nodeapi.Error
 	return errors.As(err, &e) && e.Code == code
 }
 
-// give gives a session up.
+// give gives a session up, unless it has ended or was registered again.
 func (a *nodeAgent) give(p *attachment, id string, e *entry, reason, text string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if p.sessions[id] != e {
+		return
+	}
 	delete(p.sessions, id)
 	e.state.ID, e.state.PodUID, e.state.Connected = id, p.name, false
 	a.publish(nodeapi.Event{Type: nodeapi.EventEnded, Session: &e.state, Reason: reason, Text: text})
+	a.maybeLinger(p)
 }
