@@ -132,7 +132,8 @@ func (o *operator) Next(ctx context.Context) (session.Update, error) {
 	}
 	for _, a := range o.status.Attachments {
 		u.Attachments = append(u.Attachments, session.Attachment{
-			Name: a.Name, Pod: a.Pod, Container: a.Container, Node: a.Node, HostNetwork: a.HostNetwork, Agent: o.agents[a.Name],
+			Name: a.Name, Pod: a.Pod, Container: a.Container, Node: a.Node, HostNetwork: a.HostNetwork,
+			Agent: o.agents[a.Name], Shared: true,
 		})
 	}
 	return u, nil

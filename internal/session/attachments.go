@@ -36,6 +36,9 @@ type Attachment struct {
 	HostNetwork bool
 	// Agent is removed by the session when it has left.
 	Agent Agent
+	// Shared says that the agent knows the session from elsewhere: a goodbye to it would mean
+	// the end of the session, not that of one pod's part in it.
+	Shared bool
 	// Probes are the kubelet's probes of the pod by port, ProbeSources the addresses they
 	// come from; may be empty.
 	Probes       map[uint16][]wire.Probe

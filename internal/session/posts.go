@@ -155,7 +155,16 @@ func (s *session) tell(notices []Event) {
 	}
 }
 
+// sayLeft tells of a post that was part of the session.
 func (s *session) sayLeft(p *post) {
+	select {
+	case <-p.opened:
+	default:
+		return
+	}
+	if p.err != nil {
+		return
+	}
 	text := p.Title() + " has left the session"
 	if p.cause != nil {
 		text += ": " + p.cause.Error()
@@ -179,11 +188,19 @@ func (s *session) serve(ctx context.Context, p *post) {
 	case <-ctx.Done():
 	}
 	if p.client != nil {
-		if err := p.client.Close("the session has ended"); err != nil {
+		if err := s.part(ctx, p); err != nil {
 			s.log.Debug("closing the tunnel", "attachment", p.Title(), "error", err)
 		}
 	}
 	s.removeAgent(ctx, p.Agent)
+}
+
+// part ends the session with an agent.
+func (s *session) part(ctx context.Context, p *post) error {
+	if p.Shared && ctx.Err() == nil {
+		return p.client.Hangup()
+	}
+	return p.client.Close("the session has ended")
 }
 
 // open opens the tunnel of a post and introduces the session. A client that is returned with

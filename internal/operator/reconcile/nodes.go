@@ -2,12 +2,14 @@ package reconcile
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
+	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/operator/agents"
 	"github.com/mirrord-go/mirrord/internal/operator/records"
@@ -103,6 +105,7 @@ func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
 	for k, e := range n.ended {
 		switch {
 		case k.session != rec.Name:
+		case !attached(rec, k.attachment): // the client has left a pod that left the session
 		case e.Reason == nodeapi.ReasonGoodbye:
 			return &ending{records.ReasonCompleted, "the client ended the session"}
 		case e.Reason == nodeapi.ReasonClientGone:
@@ -121,6 +124,10 @@ func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
 		return &ending{records.ReasonClientGone, "its client was gone for " + r.GracePeriod.String()}
 	}
 	return nil
+}
+
+func attached(rec *recordsv1.SessionRecord, name string) bool {
+	return slices.ContainsFunc(rec.Status.Attachments, func(a sessions.Attachment) bool { return a.Name == name })
 }
 
 // followAgents listens to every agent that serves.

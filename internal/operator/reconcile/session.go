@@ -197,7 +197,7 @@ func (r *Reconciler) attach(ctx context.Context, rec *recordsv1.SessionRecord, t
 	}
 	r.nodes.settle(rec)
 	drop(rec, func(name string) bool {
-		return !slices.ContainsFunc(target.Pods, func(p *corev1.Pod) bool { return string(p.UID) == name && alive(p) })
+		return !slices.ContainsFunc(target.Pods, func(p *corev1.Pod) bool { return string(p.UID) == name && p.Status.Phase == corev1.PodRunning })
 	})
 	var need []*corev1.Pod
 	ready := target.Ready()
@@ -207,13 +207,31 @@ func (r *Reconciler) attach(ctx context.Context, rec *recordsv1.SessionRecord, t
 			need = append(need, pod)
 		}
 	}
+	// A pod whose process has ended, and which is not to have another, is of no use any more.
+	drop(rec, func(name string) bool {
+		_, attached := rec.Routes[name]
+		return !attached && !slices.ContainsFunc(need, func(p *corev1.Pod) bool { return string(p.UID) == name })
+	})
+	leavingLast(rec, target.Pods)
 	if len(need) == 0 {
 		return nil
 	}
 	return r.register(ctx, rec, need)
 }
 
-// alive says that a pod runs, ready or not.
+// leavingLast puts the attachments of pods that are being deleted behind the others: outgoing
+// traffic goes through the first.
+func leavingLast(rec *recordsv1.SessionRecord, pods []*corev1.Pod) {
+	leaves := func(a sessions.Attachment) int {
+		if slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return string(p.UID) == a.Name && p.DeletionTimestamp != nil }) {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(rec.Status.Attachments, func(a, b sessions.Attachment) int { return leaves(a) - leaves(b) })
+}
+
+// alive says that a pod runs and stays, ready or not.
 func alive(p *corev1.Pod) bool {
 	return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning
 }

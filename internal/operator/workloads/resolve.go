@@ -136,7 +136,8 @@ func (b *builder) pod(p *corev1.Pod) {
 	if p.Labels[agentLabel] == agentName || !b.add(config.Pod, p.Name, p.Labels) {
 		return
 	}
-	if p.DeletionTimestamp == nil {
+	// One that is being deleted serves what is under way, and what still arrives.
+	if p.DeletionTimestamp == nil || p.Status.Phase == corev1.PodRunning {
 		b.t.Pods = append(b.t.Pods, p)
 	}
 	b.up(p)

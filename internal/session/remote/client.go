@@ -212,6 +212,17 @@ func (c *Client) Close(reason string) error {
 	return err
 }
 
+// Hangup is Close without a goodbye, for an agent at which the session goes on without this
+// client, or ends by another's word.
+func (c *Client) Hangup() error {
+	c.mu.Lock()
+	c.ended = cmp.Or(c.ended, tunnel.ErrClosed)
+	c.mu.Unlock()
+	err := c.sess.Close()
+	c.workers.Wait()
+	return err
+}
+
 // awaitAgent lets the goodbye arrive before the carrier is cut: an agent that has read it
 // ends the tunnel itself.
 func (c *Client) awaitAgent() {
