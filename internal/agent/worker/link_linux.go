@@ -248,6 +248,11 @@ func (l *link) resolve(st tunnel.Stream) error {
 		return fmt.Errorf("reading a query: %w", err)
 	}
 	_ = st.SetReadDeadline(time.Time{})
+	if err := l.session.rules.Load().enforcer.Resolve(); err != nil {
+		l.session.refuse(err, 0)
+		err = wire.WriteAnswer(st, wire.Answer{Errno: wire.Errno(syscall.EACCES)})
+		return errors.Join(err, st.Close())
+	}
 	ctx, cancel := context.WithTimeout(l.ctx, resolveTimeout)
 	defer cancel()
 	a := wire.Answer{}

@@ -115,13 +115,13 @@ func TestFlagsReachTheConfiguration(t *testing.T) {
 		AcceptInvalidCertificates: &yes, Profile: "ns/base", KubeContext: "c1", Key: "k9",
 		Target: config.Target{Path: config.TargetPath{Kind: config.Deployment, Name: "shop", Container: "web"}, Namespace: "shop"},
 		Feature: config.Feature{
-			Network: config.Network{Incoming: config.Incoming{Mode: config.IncomingSteal}, IPv6: true},
+			Network: config.Network{Incoming: config.Incoming{Mode: config.IncomingSteal, OnConcurrentSteal: "abort"}, IPv6: true},
 			Env:     config.Env{Enabled: true, Include: []string{"A", "B*"}, EnvFile: "e.env"},
 			FS:      config.FS{Mode: config.FSLocal}, Hostname: true,
 		},
 		Agent: config.Agent{
 			Namespace: "agents", Image: "img:1", ImagePullPolicy: "IfNotPresent", TTL: 7, Ephemeral: true,
-			CommunicationTimeout: 30, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug",
+			CommunicationTimeout: 300, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug",
 		},
 	}
 	ignore := cmp.FilterPath(func(p cmp.Path) bool { return slices.Contains([]string{"origins", "extra"}, p.Last().String()[1:]) }, cmp.Ignore())
