@@ -49,9 +49,10 @@ type Line struct {
 	// Time is when it was written, in RFC 3339 with fractions of a second.
 	Time time.Time `json:"time"`
 	// Event is phase, summary, warning, started, exit, or the kind of an event of the
-	// session: port-subscribed, port-failed, port-given-back, notice, tunnel-paused, tunnel-resumed, tunnel-lost.
+	// session: port-subscribed, port-failed, port-given-back, pod-joined, pod-left,
+	// waiting, notice, tunnel-paused, tunnel-resumed, tunnel-lost.
 	Event string `json:"event"`
-	// Name is the phase's stable name, such as target, agent, tunnel, environment, start.
+	// Name is the phase's stable name, such as target, agent, operator, pod, tunnel, environment, start.
 	Name string `json:"name,omitempty"`
 	// State of a phase: started, done or failed.
 	State string `json:"state,omitempty"`
