@@ -1,0 +1,145 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mirrord-go/mirrord/internal/agent/probe"
+	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
+)
+
+// subscription is one port of one session.
+type subscription struct {
+	link    *link
+	port    uint16
+	mode    wire.Mode
+	probes  []wire.ProbeKind
+	sources probe.Sources
+	active  *atomic.Int64 // connections that the client serves
+
+	ctx    context.Context //nolint:containedctx // of the connections that the client serves
+	cancel context.CancelCauseFunc
+	later  *time.Timer // of a steal: see spareProbes
+}
+
+// TakenError says that another session at the same pod steals a port.
+type TakenError struct {
+	Port          uint16
+	Session, User string
+}
+
+// Error says who has the port.
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("port %d is stolen already, by session %s of %s", e.Port, e.Session, e.User)
+}
+
+// Unwrap returns EADDRINUSE.
+func (e *TakenError) Unwrap() error { return syscall.EADDRINUSE }
+
+// errOverridden ends the connections of a session whose port another one has taken.
+var errOverridden = errors.New("another session has taken the port")
+
+func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {
+	sub := &subscription{link: l, port: req.Port, mode: req.Mode, active: new(atomic.Int64)}
+	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
+	for _, p := range req.Probes {
+		sub.probes = append(sub.probes, p.Kind)
+	}
+	gateways, err := probe.Gateways()
+	if err != nil {
+		in.log.Warn("the target's gateways are unknown, probes from there are not", "err", err)
+	}
+	sub.sources = probe.NewSources(req.ProbeSources, gateways)
+	return sub
+}
+
+// keep makes a subscription known.
+func (in *incoming) keep(sub *subscription) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if sub.mode == wire.Steal {
+		in.stolen[sub.port] = sub
+		return
+	}
+	if in.mirrored[sub.port] == nil {
+		in.mirrored[sub.port] = map[*link]*subscription{}
+	}
+	in.mirrored[sub.port][sub.link] = sub
+}
+
+func (in *incoming) forget(sub *subscription) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.stolen[sub.port] == sub {
+		delete(in.stolen, sub.port)
+		if sub.later != nil {
+			sub.later.Stop()
+		}
+	}
+	if subs := in.mirrored[sub.port]; subs[sub.link] == sub {
+		if delete(subs, sub.link); len(subs) == 0 {
+			delete(in.mirrored, sub.port)
+		}
+	}
+}
+
+// thief returns who steals a port, or nil.
+func (in *incoming) thief(port uint16) *subscription {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.stolen[port]
+}
+
+// copier returns a client's subscription to a mirrored port, or nil.
+func (in *incoming) copier(port uint16, l *link) *subscription {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.mirrored[port][l]
+}
+
+// had returns a client's subscription of a port, or nil.
+func (in *incoming) had(l *link, port uint16) *subscription {
+	if sub := in.thief(port); sub != nil && sub.link == l {
+		return sub
+	}
+	return in.copier(port, l)
+}
+
+// of returns all subscriptions of a client.
+func (in *incoming) of(l *link) []*subscription {
+	return in.collect(func(sub *subscription) bool { return sub.link == l })
+}
+
+// ports returns the ports that a session has.
+func (in *incoming) ports(s *session) (stolen, mirrored []uint16) {
+	for _, sub := range in.collect(func(sub *subscription) bool { return sub.link.session == s }) {
+		if sub.mode == wire.Steal {
+			stolen = append(stolen, sub.port)
+		} else {
+			mirrored = append(mirrored, sub.port)
+		}
+	}
+	return stolen, mirrored
+}
+
+func (in *incoming) collect(want func(*subscription) bool) (out []*subscription) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, sub := range in.stolen {
+		if want(sub) {
+			out = append(out, sub)
+		}
+	}
+	for _, subs := range in.mirrored {
+		for _, sub := range subs {
+			if want(sub) {
+				out = append(out, sub)
+			}
+		}
+	}
+	return out
+}
