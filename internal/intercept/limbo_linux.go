@@ -3,13 +3,14 @@
 package intercept
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,32 +84,69 @@ func (l *limbo) close() {
 }
 
 // completeTime bounds a simultaneous open, which takes no time unless the child's socket
-// has gone.
-const completeTime = 10 * time.Second
+// has gone. completeLook is how often it is looked whether anybody still wants it.
+const (
+	completeTime = 10 * time.Second
+	completeLook = 50 * time.Millisecond
+)
 
 // complete connects the child's socket, which waits in this limbo with the local address,
 // and returns the other end. It fails when the socket does not wait there any more.
+//
+// The runtime's dialer would wait for the poller's word that the connection is there, which it is when
+// connect(2) returns.
 func (l *limbo) complete(ctx context.Context, child netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{
-		LocalAddr: net.TCPAddrFromAddrPort(l.addr),
-		Timeout:   completeTime,
-		KeepAlive: -1,
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if e := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-			}); e != nil {
-				return e
-			}
-			return err
-		},
+	domain := domainOf(l.addr.Addr())
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	if err == nil {
+		err = l.open(ctx, fd, domain, child)
 	}
-	d.SetMultipathTCP(false)
-	c, err := d.DialContext(ctx, "tcp", child.String())
+	if err != nil {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		return nil, fmt.Errorf("complete the process's connection: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	c, err := net.FileConn(f)
 	if err != nil {
 		return nil, fmt.Errorf("complete the process's connection: %w", err)
 	}
-	return c.(*net.TCPConn), nil
+	near := c.(*net.TCPConn)
+	_ = near.SetKeepAlive(false) // both ends are here
+	return near, nil
+}
+
+// open connects fd.
+func (l *limbo) open(ctx context.Context, fd, domain int, child netip.AddrPort) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, sockaddr(l.addr, domain)); err != nil {
+		return err
+	}
+	err := unix.Connect(fd, sockaddr(child, domain))
+	if err != unix.EINPROGRESS {
+		return err
+	}
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for deadline := time.Now().Add(completeTime); ; {
+		n, err := unix.Poll(p, int(completeLook.Milliseconds()))
+		switch {
+		case n > 0:
+			if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || errno != 0 {
+				return cmp.Or(err, error(unix.Errno(errno)))
+			}
+			return nil
+		case err != nil && err != unix.EINTR:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return unix.ETIMEDOUT
+		}
+	}
 }
 
 // maxLimbos bounds the ports for each family. One serves as many connections at a time as
