@@ -201,14 +201,14 @@ func TestStartsThatFail(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u, said := next(t, a, "b")
+		_, said := next(t, a, "b")
 		if diff := cmp.Diff([]string{"pod a on node n is not part of the session: no image"}, said); diff != "" {
 			t.Error(diff)
 		}
 		w.mu.Lock()
 		delete(w.refuse, "a")
 		w.mu.Unlock()
-		u, said = next(t, a, "a", "b") // it was tried again
+		u, said := next(t, a, "a", "b") // it was tried again
 		if len(said) > 0 {
 			t.Errorf("the user was told %q", said)
 		}

@@ -250,7 +250,7 @@ func (c *Cluster) watchSession(ctx context.Context, namespace, selector, version
 			Object json.RawMessage
 		}
 		if err := d.Decode(&event); err != nil {
-			return false, nil //nolint:nilerr // the server ends watches as it likes
+			return false, nil // the server ends watches as it likes
 		}
 		var s v1alpha.Session
 		switch event.Type {

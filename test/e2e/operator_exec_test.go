@@ -52,7 +52,7 @@ func TestOperatorExec(t *testing.T) {
 		eventually(t, func() error {
 			out, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "sessions."+sessions.GroupName, "-n", s.ns, "-o", "name")
 			if err != nil || strings.TrimSpace(out) != "" {
-				return fmt.Errorf("sessions remain: %s, %v", out, err)
+				return fmt.Errorf("sessions remain: %s, %w", out, err)
 			}
 			return nil
 		})

@@ -40,7 +40,7 @@ func TestWholeWorkload(t *testing.T) {
 	}
 	eventually(t, func() error {
 		if jobs, err := s.Client.BatchV1().Jobs(s.ns).List(t.Context(), metav1.ListOptions{}); err != nil || len(jobs.Items) > 0 {
-			return fmt.Errorf("%d jobs remain, %v", len(jobs.Items), err)
+			return fmt.Errorf("%d jobs remain, %w", len(jobs.Items), err)
 		}
 		if pods := s.agentPods(t); len(pods) > 0 {
 			return fmt.Errorf("%d pods of agents remain", len(pods))
