@@ -12,7 +12,8 @@
 // secret: with fresh numbers of both sides in each proof, so that a recorded
 // one is worth nothing. Before, a carrier that breaks is just a connection that failed. Frames are
 // not authenticated; the layer above does that for all bytes that it carries. So who sits on the
-// path of a carrier can break it, but not read, change, or take over what it carries.
+// path of a carrier and alters bytes can end the connection, as with TLS alone, but not read, change, or
+// take over what it carries.
 //
 // A Conn costs little: what is written is copied once, into the memory that keeps it; acknowledgements
 // travel with data that goes the other way; there is no goroutine between the carrier and who reads
