@@ -26,7 +26,7 @@ const (
 	// directSize is when a frame is written at once and not copied first.
 	directSize = 16 << 10
 	// lazyTime is how long a frame may wait for company when nobody waits for it.
-	lazyTime = time.Millisecond
+	lazyTime = 5 * time.Millisecond
 )
 
 // batch is the connection below the multiplexer, which writes one whole frame at a time and from
@@ -42,8 +42,8 @@ type batch struct {
 	urgent  bool      // somebody waits for one of the frames
 	busy    bool      // somebody writes
 	lazy    *time.Timer
-	armed   bool                // lazy runs
-	patient map[uint32]struct{} // streams whose end may wait
+	armed   bool             // lazy runs
+	patient map[uint32]kinds // what may wait, by stream
 	err     error
 	closed  bool
 
@@ -51,7 +51,7 @@ type batch struct {
 }
 
 func newBatch(c *tls.Conn, below *gather.Conn) *batch {
-	b := &batch{Conn: c, below: below, patient: make(map[uint32]struct{})}
+	b := &batch{Conn: c, below: below, patient: make(map[uint32]kinds)}
 	b.changed.L = &b.mu
 	b.flusher.Go(b.flush)
 	return b
@@ -180,6 +180,7 @@ func (b *batch) Close() error {
 // Frames of yamux: version, type, 2 bytes of flags, 4 of stream and 4 of length.
 const (
 	frameHeader       = 12
+	frameData         = 0
 	frameWindowUpdate = 1
 	frameSYN          = 1
 	frameACK          = 2
@@ -187,33 +188,56 @@ const (
 	frameRST          = 8
 )
 
+// kinds are frames of one stream for which nobody waits.
+type kinds uint8
+
+const (
+	anEnd kinds = 1 << iota
+	someData
+)
+
 // canWait says whether nobody waits for a frame: one that only opens a stream, behind which
-// comes what the stream is for; one that only says that a stream was opened; or an end that
-// may wait. b.mu is held.
+// comes what the stream is for; one that only says that a stream was opened; or an end or data
+// that may wait. b.mu is held.
 func (b *batch) canWait(frame []byte) bool {
-	if len(frame) != frameHeader || frame[1] != frameWindowUpdate {
-		return false
-	}
 	flags := binary.BigEndian.Uint16(frame[2:])
-	if flags&(frameFIN|frameRST) == 0 {
-		return flags == frameSYN || flags == frameACK
-	}
 	id := binary.BigEndian.Uint32(frame[4:])
-	_, ok := b.patient[id]
-	delete(b.patient, id)
-	return ok && flags&frameRST == 0
+	switch {
+	case frame[1] == frameData:
+		return b.take(id, someData)
+	case frame[1] != frameWindowUpdate:
+		return false
+	case flags&frameRST != 0:
+		delete(b.patient, id)
+		return false
+	case flags&frameFIN != 0:
+		return b.take(id, anEnd)
+	}
+	return flags == frameSYN || flags == frameACK
 }
 
-// endMayWait says that nobody waits for the end of data on a stream, which is about to be written.
-func (b *batch) endMayWait(stream uint32) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.patient[stream] = struct{}{}
+// take says whether a frame of that kind may wait, once. b.mu is held.
+func (b *batch) take(id uint32, k kinds) bool {
+	has := b.patient[id]
+	if has&^k == 0 {
+		delete(b.patient, id)
+	} else {
+		b.patient[id] = has &^ k
+	}
+	return has&k != 0
 }
 
-// endIsNot takes that back, for an end that was not written.
-func (b *batch) endIsNot(stream uint32) {
+// mayWait says that nobody waits for the next frame of that kind on a stream, which is about to be
+// written.
+func (b *batch) mayWait(stream uint32, k kinds) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.patient, stream)
+	b.patient[stream] |= k
+}
+
+// isNot takes that back, for one that was not written.
+func (b *batch) isNot(stream uint32, k kinds) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.take(stream, k)
 }

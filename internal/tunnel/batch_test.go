@@ -293,3 +293,65 @@ func TestEndsAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+// What nobody waits for goes with what somebody waits for, and does not wait for ever.
+func TestLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server, up, down := tunnels(t)
+		near, err := client.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Later(near).Write([]byte("head")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := up.writes.Load(); n != 0 {
+			t.Errorf("it left at once, in %d writes", n)
+		}
+		if _, err := near.Write([]byte("body")); err != nil {
+			t.Fatal(err)
+		}
+		far, err := server.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 8)
+		if _, err := io.ReadFull(far, b); err != nil || string(b) != "headbody" {
+			t.Fatalf("read %q, %v", b, err)
+		}
+		if n := up.writes.Load(); n != 1 {
+			t.Errorf("both took %d writes", n)
+		}
+		down.writes.Store(0)
+		began := time.Now()
+		if _, err := Later(far).Write([]byte("alone")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(near, b[:5]); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != lazyTime {
+			t.Errorf("alone, it took %v", took)
+		}
+		// The next one is waited for again.
+		began = time.Now()
+		if _, err := far.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(near, b[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("what is waited for took %v", took)
+		}
+		for _, s := range []Session{client, server} {
+			m := s.(*mux).carrier
+			m.mu.Lock()
+			if n := len(m.patient); n > 0 {
+				t.Errorf("%d streams are remembered", n)
+			}
+			m.mu.Unlock()
+		}
+	})
+}

@@ -227,11 +227,11 @@ func (s *stream) Close() error { return s.end(s.Stream.Close) }
 func (s *stream) end(end func() error) error {
 	first := !s.closed.Swap(true)
 	if first && (s.opened || s.ended.Load()) {
-		s.batch.endMayWait(s.StreamID())
+		s.batch.mayWait(s.StreamID(), anEnd)
 	}
 	err := end()
 	if first && err != nil {
-		s.batch.endIsNot(s.StreamID())
+		s.batch.isNot(s.StreamID(), anEnd)
 	}
 	return err
 }
@@ -243,6 +243,16 @@ func (s *stream) Write(b []byte) (int, error) {
 		err = fmt.Errorf("tunnel lost: %w", io.ErrClosedPipe)
 	}
 	return n, explainStream(err)
+}
+
+// writeLater is [Later].
+func (s *stream) writeLater(b []byte) (int, error) {
+	s.batch.mayWait(s.StreamID(), someData)
+	n, err := s.Write(b)
+	if err != nil {
+		s.batch.isNot(s.StreamID(), someData)
+	}
+	return n, err
 }
 
 func (s *stream) Reset() error { return s.Stream.Reset() }

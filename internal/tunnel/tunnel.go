@@ -14,6 +14,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"time"
 )
@@ -62,3 +63,17 @@ func (e *ResetError) Error() string {
 	}
 	return "stream reset"
 }
+
+// Later returns a writer to the stream for a few bytes for which nobody waits: they leave with the
+// next frame of the session, or a moment later. Nobody else may write to the stream meanwhile.
+func Later(s Stream) io.Writer {
+	if l, ok := s.(interface{ writeLater(b []byte) (int, error) }); ok {
+		return writerFunc(l.writeLater)
+	}
+	return s
+}
+
+type writerFunc func(b []byte) (int, error)
+
+// Write calls f.
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -130,6 +130,10 @@ func (in *incoming) join(ctx context.Context, server, c pipe.Conn, peeked []byte
 // offer asks the client to serve a connection, and sends it the head meanwhile, if there is
 // one. The connection is still the caller's when offer fails.
 func (l *link) offer(in wire.Incoming, h *head) (tunnel.Stream, error) {
+	early := h.ready()
+	if h != nil && h.err != nil {
+		return nil, fmt.Errorf("offering a connection to the client: %w", h.err)
+	}
 	ctx, cancel := context.WithTimeout(l.ctx, replyTimeout)
 	defer cancel()
 	st, err := l.tun.Open(ctx)
@@ -143,7 +147,11 @@ func (l *link) offer(in wire.Incoming, h *head) (tunnel.Stream, error) {
 		_ = st.SetDeadline(time.Unix(1, 0))
 	})
 	var r wire.IncomingReply
-	if err = wire.WriteIncoming(st, in); err == nil {
+	var offer io.Writer = st
+	if early {
+		offer = tunnel.Later(st) // with the head
+	}
+	if err = wire.WriteIncoming(offer, in); err == nil {
 		stop := h.send(st)
 		r, err = wire.ReadIncomingReply(st)
 		stop()

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 )
 
@@ -23,6 +25,8 @@ type head struct {
 	conn *net.TCPConn
 	// sent is what the client got. It starts with what was read to look for a probe.
 	sent []byte
+	// early is how much of it was there at once.
+	early int
 	// err is why reading failed, other than by the end of data.
 	err error
 }
@@ -34,11 +38,39 @@ func (e *refusedError) Error() string { return fmt.Sprintf("the local process: %
 
 func (e *refusedError) Unwrap() error { return e.errno }
 
+// ready reads what the peer has sent already, without waiting, and says whether there is anything
+// to send. A nil head has nothing.
+func (h *head) ready() bool {
+	if h == nil {
+		return false
+	}
+	raw, err := h.conn.SyscallConn()
+	if err != nil {
+		return len(h.sent) > 0
+	}
+	buf := make([]byte, maxHead)
+	_ = raw.Read(func(fd uintptr) bool {
+		n, err := unix.Read(int(fd), buf)
+		switch {
+		case err == nil: // an end of data is met again by who reads next
+			h.sent = append(h.sent, buf[:n]...)
+			h.early = n
+		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
+			h.err = os.NewSyscallError("read", err) // which the kernel tells once
+		}
+		return true
+	})
+	return len(h.sent) > 0
+}
+
 // send sends the head until the returned function is called, after which nobody reads the
 // connection. A nil head has nothing to send.
 func (h *head) send(st tunnel.Stream) (stop func()) {
 	if h == nil {
 		return func() {}
+	}
+	if len(h.sent) > 0 {
+		_, _ = st.Write(h.sent) // who waits for the answer sees the stream's failures too
 	}
 	done := make(chan struct{})
 	go func() {
@@ -52,14 +84,9 @@ func (h *head) send(st tunnel.Stream) (stop func()) {
 	}
 }
 
-// run does not look at the stream's failures: who waits for the answer sees them too.
+// run does not look at the stream's failures either.
 func (h *head) run(st tunnel.Stream) {
-	if len(h.sent) > 0 {
-		if _, err := st.Write(h.sent); err != nil {
-			return
-		}
-	}
-	buf := make([]byte, maxHead)
+	buf := make([]byte, maxHead-h.early)
 	for len(buf) > 0 {
 		n, err := h.conn.Read(buf)
 		if n > 0 {

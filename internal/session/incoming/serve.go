@@ -30,7 +30,12 @@ func (p *Ports) Serve(ctx context.Context, st tunnel.Stream, in wire.Incoming) {
 		refuse(st, in.Mode, err)
 		return
 	}
-	if err := wire.WriteIncomingReply(st, wire.IncomingReply{}); err != nil {
+	var reply io.Writer = st
+	if in.Mode == wire.Steal {
+		// The agent has sent what there was to send: the answer goes with the process's.
+		reply = tunnel.Later(st)
+	}
+	if err := wire.WriteIncomingReply(reply, wire.IncomingReply{}); err != nil {
 		pipe.Reset(child)
 		pipe.Reset(st)
 		return
