@@ -161,11 +161,13 @@ func TestVariants(t *testing.T) {
 		},
 		{
 			"cert-manager", Set(true, "tls", "certManager", "enabled"),
-			[]string{"Certificate mirrord/mirrord-operator", "Issuer mirrord/mirrord-operator"}, []string{"Secret mirrord/mirrord-operator-tls"},
+			[]string{"Certificate mirrord/mirrord-operator", "Issuer mirrord/mirrord-operator"},
+			[]string{"Secret mirrord/mirrord-operator-tls"},
 		},
 		{
 			"a secret", Set("mine", "tls", "secret"),
-			nil, []string{"Certificate mirrord/mirrord-operator", "Secret mirrord/mirrord-operator-tls"},
+			nil,
+			[]string{"Certificate mirrord/mirrord-operator", "Secret mirrord/mirrord-operator-tls"},
 		},
 		{"another namespace", Set("tools", "namespace"), []string{"Namespace /tools", "Deployment tools/mirrord-operator"}, []string{"Namespace /mirrord"}},
 	} {

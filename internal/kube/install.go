@@ -79,10 +79,11 @@ func (c *Cluster) survey(ctx context.Context, objects []*unstructured.Unstructur
 		present[i] = found
 		switch {
 		case found == nil, isOurs(found):
+		case object.GetKind() == "CustomResourceDefinition": // what Helm has left when it uninstalled, for one
 		case found.GetAnnotations()[annotationRelease] != "":
 			release = found.GetAnnotations()[annotationRelease]
 			helm = append(helm, Describe(object))
-		case object.GetKind() == "CustomResourceDefinition", object.GetKind() == "Namespace":
+		case object.GetKind() == "Namespace":
 		default:
 			foreign = append(foreign, Describe(object))
 		}
@@ -92,7 +93,7 @@ func (c *Cluster) survey(ctx context.Context, objects []*unstructured.Unstructur
 		return nil, &Error{
 			Reason: ReasonRefused, Doing: doing,
 			Why:  fmt.Sprintf("%s belongs to the Helm release %q, and so may more", helm[0], release),
-			Next: "Upgrade it with \"helm upgrade\". To change over, uninstall it with Helm first; profiles and policies stay.\nIf only the resource types are Helm's, leave them out: --set crds.install=false.",
+			Next: "Upgrade it with \"helm upgrade\". To change over, uninstall it with Helm first; profiles and policies stay.",
 		}
 	}
 	if len(foreign) > 0 {

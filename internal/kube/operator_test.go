@@ -28,8 +28,10 @@ func TestPodTrouble(t *testing.T) {
 		{"starting", corev1.PodStatus{}, false, nil},
 		{"being made", waiting("ContainerCreating", ""), false, nil},
 		{
-			"no node", corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes"}}},
-			false, []string{"no node takes the pod: 0/3 nodes"},
+			"no node",
+			corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes"}}},
+			false,
+			[]string{"no node takes the pod: 0/3 nodes"},
 		},
 		{"first pull", waiting("ErrImagePull", "not found"), false, []string{"pulling the image failed once: not found"}},
 		{"no image", waiting("ImagePullBackOff", "not found"), true, []string{"node n1 can't pull the image example.test/mirrord-operator:1: not found"}},
