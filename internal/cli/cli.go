@@ -20,6 +20,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/operator"
 	"github.com/mirrord-go/mirrord/internal/cli/policies"
 	"github.com/mirrord-go/mirrord/internal/cli/profiles"
+	"github.com/mirrord-go/mirrord/internal/cli/sessions"
 	"github.com/mirrord-go/mirrord/internal/cli/targets"
 	"github.com/mirrord-go/mirrord/internal/cli/verifyconfig"
 	"github.com/mirrord-go/mirrord/internal/cli/versioncmd"
@@ -87,6 +88,7 @@ there with one line, sets it for a whole team.`,
 	)
 	command.Group(r.cmd,
 		execcmd.NewCmd(f, nil),
+		sessions.NewCmd(f),
 		verifyconfig.NewCmd(f, nil),
 		profiles.NewCmd(f),
 		policies.NewCmd(f),

@@ -191,12 +191,12 @@ func TestListTargets(t *testing.T) {
 	if err := json.Unmarshal([]byte(o.stdout), &paths); err != nil || o.code != 0 {
 		t.Fatalf("exit code %d, %v\n%s%s", o.code, err, o.stdout, o.stderr)
 	}
-	want := []string{"deployment/shop", "replicaset/" + pod[:strings.LastIndex(pod, "-")], "pod/pair/container/app", "pod/pair/container/side", "pod/" + pod}
+	want := []string{"deployment/shop", "service/shop", "replicaset/" + pod[:strings.LastIndex(pod, "-")], "pod/pair/container/app", "pod/pair/container/side", "pod/" + pod}
 	if diff := cmp.Diff(want, paths); diff != "" {
 		t.Errorf("targets (-want +got):\n%s", diff)
 	}
 	o = s.mirrord(t, call{args: []string{"ls", "-n", s.ns, "-t", "pod", "-o", "text"}})
-	if o.stdout != strings.Join(want[2:], "\n")+"\n" {
+	if o.stdout != strings.Join(want[3:], "\n")+"\n" {
 		t.Errorf("pods: %s%s", o.stdout, o.stderr)
 	}
 	o = s.mirrord(t, call{args: []string{"ls", "-n", "no-such-" + s.ns}})

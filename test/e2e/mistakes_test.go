@@ -49,7 +49,11 @@ func (s *stage) mirrord(t *testing.T, c call) outcome {
 	}
 	cmd := exec.CommandContext(ctx, built.mirrord, c.args...)
 	cmd.Dir, cmd.Stdin = c.dir, strings.NewReader(c.stdin)
-	cmd.Env = append(append(os.Environ(), "KUBECONFIG="+kubeconfig, "MIRRORD_AGENT_IMAGE="+agentImage, "MIRRORD_AGENT_IMAGE_PULL_POLICY=Never"), c.env...)
+	env := []string{"KUBECONFIG=" + kubeconfig, "MIRRORD_AGENT_IMAGE=" + agentImage, "MIRRORD_AGENT_IMAGE_PULL_POLICY=Never"}
+	if slices.Contains([]string{"exec", "ls"}, c.args[0]) {
+		env = append(env, "MIRRORD_OPERATOR_ENABLE=false") // another test's may be there
+	}
+	cmd.Env = slices.Concat(os.Environ(), env, c.env)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -95,7 +95,7 @@ func TestOperatorExec(t *testing.T) {
 		}
 	})
 	t.Run("targets", func(t *testing.T) {
-		o := s.mirrord(t, call{args: []string{"ls", "-o", "text"}, kubeconfig: alice})
+		o := s.mirrord(t, call{args: []string{"ls", "-o", "text"}, env: []string{"MIRRORD_OPERATOR_ENABLE=true"}, kubeconfig: alice})
 		if o.code != 0 || !strings.Contains(o.stdout, "deployment/shop\n") || !strings.Contains(o.stdout, "pod/db\n") {
 			t.Errorf("exit code %d, listed:\n%s%s", o.code, o.stdout, o.stderr)
 		}
