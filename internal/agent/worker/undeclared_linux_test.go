@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"io"
 	"syscall"
 	"testing"
@@ -35,7 +36,7 @@ func TestUndeclared(t *testing.T) {
 	if r, err := wire.ReadUnixReply(st); err != nil || r.Errno != eacces {
 		t.Errorf("a socket: %+v, %v", r, err)
 	}
-	if _, err := st.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := st.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the refusal: %v", err)
 	}
 	c.notice(t, "/run/docker.sock")
