@@ -207,26 +207,35 @@ func (c *child) await(ctx context.Context) (nodeapi.Registered, error) {
 	}
 }
 
-// tell gives an order and waits for its answer.
-func (c *child) tell(ctx context.Context, o order) error {
+// tell gives an order. The result waits for its answer. Orders about one session are carried
+// out in the order in which they were given.
+func (c *child) tell(o order) (await func(ctx context.Context) error) {
 	w := make(chan *nodeapi.Error, 1)
 	c.mu.Lock()
 	c.last++
 	o.ID = c.last
 	c.waiting[o.ID] = w
 	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.waiting, o.ID)
-	}()
-	if err := c.line.send(o); err != nil {
+	sent := c.line.send(o)
+	return func(ctx context.Context) error {
+		defer func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(c.waiting, o.ID)
+		}()
+		return c.answer(ctx, sent, w)
+	}
+}
+
+// answer waits for the answer to an order.
+func (c *child) answer(ctx context.Context, sent error, w <-chan *nodeapi.Error) error {
+	if sent != nil {
 		// Nothing else closes the other end.
 		select {
 		case <-c.exited:
 		case <-ctx.Done():
 		}
-		return fmt.Errorf("%w: %w", errDied, err)
+		return fmt.Errorf("%w: %w", errDied, sent)
 	}
 	select {
 	case e := <-w:

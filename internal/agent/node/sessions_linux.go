@@ -40,6 +40,7 @@ type nodeAgent struct {
 type attachment struct {
 	name     string
 	starting sync.Mutex // one at a time
+	ordering sync.Mutex // held while an entry is looked at or changed and the worker told
 	// Guarded by nodeAgent.mu.
 	worker    *child // nil without one
 	sessions  map[string]*entry
@@ -155,6 +156,7 @@ func (a *nodeAgent) register(ctx context.Context, p *attachment, session string,
 	if err != nil {
 		return registered, err
 	}
+	p.ordering.Lock()
 	a.mu.Lock()
 	before := p.sessions[session]
 	e := &entry{reg: r}
@@ -163,8 +165,9 @@ func (a *nodeAgent) register(ctx context.Context, p *attachment, session string,
 	}
 	p.sessions[session] = e
 	a.mu.Unlock()
-	err = w.tell(ctx, order{Register: &registerOrder{Session: session, Registration: r}})
-	if err == nil {
+	await := w.tell(order{Register: &registerOrder{Session: session, Registration: r}})
+	p.ordering.Unlock()
+	if err = await(ctx); err == nil {
 		return registered, nil
 	}
 	a.mu.Lock()
@@ -327,8 +330,10 @@ func (a *nodeAgent) endAt(ctx context.Context, p *attachment, id string, e *entr
 	w := p.worker
 	a.mu.Unlock()
 	if w != nil {
-		err := w.tell(ctx, order{End: &endOrder{Session: id, Reason: reason}})
-		if err != nil && !errors.Is(err, errDied) {
+		p.ordering.Lock()
+		await := w.tell(order{End: &endOrder{Session: id, Reason: reason}})
+		p.ordering.Unlock()
+		if err := await(ctx); err != nil && !errors.Is(err, errDied) {
 			return err
 		}
 	}
@@ -400,23 +405,28 @@ func (a *nodeAgent) tryAdopt(p *attachment, id string, e *entry) error {
 	if err != nil {
 		return err
 	}
-	if !a.has(p, id, e) {
-		return nil // It was registered again meanwhile, or has ended.
-	}
-	if err := w.tell(a.ctx, order{Register: &registerOrder{Session: id, Registration: e.reg}}); err != nil {
+	again := order{Register: &registerOrder{Session: id, Registration: e.reg}}
+	if err := a.tellIf(p, id, e, w, again); err != nil {
 		return err
 	}
-	if a.has(p, id, nil) { // Ended while it was registered.
-		return w.tell(a.ctx, order{End: &endOrder{Session: id}})
-	}
-	return nil
+	// It may have ended while it was registered.
+	return a.tellIf(p, id, nil, w, order{End: &endOrder{Session: id}})
 }
 
-// has says whether a session's entry is e; nil means that it has none.
-func (a *nodeAgent) has(p *attachment, id string, e *entry) bool {
+// tellIf gives an order about a session, and waits for its answer, if the session's entry is
+// e; nil means that it has none.
+func (a *nodeAgent) tellIf(p *attachment, id string, e *entry, w *child, o order) error {
+	p.ordering.Lock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return p.sessions[id] == e
+	is := p.sessions[id] == e
+	a.mu.Unlock()
+	if !is {
+		p.ordering.Unlock()
+		return nil
+	}
+	await := w.tell(o)
+	p.ordering.Unlock()
+	return await(a.ctx)
 }
 
 func isCode(err error, code string) bool {
