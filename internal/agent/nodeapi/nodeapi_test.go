@@ -2,7 +2,9 @@ package nodeapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -378,4 +380,31 @@ func TestCarriers(t *testing.T) {
 	if _, err := DialCarrier(t.Context(), l.Addr().String(), operator, identity(t).Fingerprint()); !errors.As(err, &peer) {
 		t.Errorf("another worker: %v", err)
 	}
+}
+
+// FuzzRegistration: whatever a request holds, it is refused or can be sent on.
+func FuzzRegistration(f *testing.F) {
+	f.Add([]byte(`{"user":"ann","clientKey":"sha256:` + strings.Repeat("ab", 32) + `","pod":{"targetless":true},"timeout":5}`))
+	f.Add([]byte(`{"pod":{"uid":"7e571000-2222","containerID":"c","probes":{"80":[{"kind":"http"}]}},"grant":{"outgoing":[{"policy":"p","allow":[{"cidr":"10.0.0.0/8"}]}]}}`))
+	f.Add([]byte(`{"pod":{"probes":{"70000":null}}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var r Registration
+		if read(bytes.NewReader(body), &r) != nil || r.Check() != nil {
+			return
+		}
+		if a := r.Pod.Attachment(); !validName(a) {
+			t.Errorf("attachment %q", a)
+		}
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Registration
+		if err := json.Unmarshal(b, &again); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Check(); err != nil {
+			t.Errorf("sent on, it is refused: %v", err)
+		}
+	})
 }
