@@ -161,7 +161,7 @@ func (p *parts) newServer(ctx context.Context) error {
 	p.server, err = apiserver.New(apiserver.Config{
 		Listener: p.listener, Certificate: p.cert.provider, FrontProxy: proxy, Authorizer: p.authorizer,
 		Sessions: p.sessions, Targets: p.workloads, Carriers: p.sessions, Counter: p.metrics,
-		Version: version.String(), Log: p.log,
+		LeaveDelay: leaveDelay, Version: version.String(), Log: p.log,
 	})
 	if err != nil {
 		return errors.Join(err, p.listener.Close())
@@ -188,6 +188,10 @@ func (p *parts) fill(ctx context.Context) error {
 	close(p.synced)
 	return nil
 }
+
+// leaveDelay is how long a replica that stops still answers: endpoints of Services take a
+// moment to change everywhere.
+const leaveDelay = 3 * time.Second
 
 // fillTimeout bounds how long the API server may take to tell what there is.
 const fillTimeout = 2 * time.Minute

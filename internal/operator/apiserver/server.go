@@ -53,6 +53,9 @@ type Config struct {
 	// Counter, when not nil, is told of carriers.
 	Counter Counter
 
+	// LeaveDelay is how long a server that stops still answers requests, until the front
+	// proxy knows that it is not to be asked any more. Carriers end at once.
+	LeaveDelay time.Duration
 	// Version is the operator's build.
 	Version string
 	// Log receives what the server does; nil discards it.
@@ -132,7 +135,7 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = maxReads, maxWrites
 	config.RequestTimeout = requestTimeout
 	config.ShutdownWatchTerminationGracePeriod = watchDrain
-	config.ShutdownDelayDuration = leaveDelay
+	config.ShutdownDelayDuration = c.LeaveDelay
 	config.AuditBackend, config.AuditPolicyRuleEvaluator = auditLog{log}, auditLog{log}
 	config.ShutdownSendRetryAfter = true
 	config.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("connect"))
@@ -147,10 +150,6 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 // requestTimeout bounds requests that are not meant to last. It leaves time for an agent's
 // image to be pulled when a session is created.
 const requestTimeout = 2 * time.Minute
-
-// leaveDelay is how long a replica that stops still answers, until the API server knows that it
-// is not to be asked any more.
-const leaveDelay = 3 * time.Second
 
 // watchDrain is how long watches may take to end when the server does.
 const watchDrain = 2 * time.Second

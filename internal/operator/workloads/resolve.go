@@ -20,8 +20,8 @@ import (
 type Target struct {
 	Path      config.TargetPath
 	Namespace string
-	// Pods are all pods of the target that are not being deleted, ready or not, the oldest
-	// first. They must not be changed.
+	// Pods are all pods of the target, ready or not, the oldest first; of those that are being
+	// deleted the ones that still run. They must not be changed.
 	Pods []*corev1.Pod
 	// Objects are what policies may be about: the named object, what owns it and what it
 	// owns.
