@@ -28,6 +28,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	clientrest "k8s.io/client-go/rest"
 	basecompatibility "k8s.io/component-base/compatibility"
@@ -131,6 +132,8 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 	config.LoopbackClientConfig = &clientrest.Config{}
 	config.EffectiveVersion = effectiveVersion(c.Version)
 	config.EnableProfiling, config.EnableIndex, config.EnableMetrics = false, false, false
+	ping := []healthz.HealthChecker{healthz.PingHealthz}
+	config.HealthzChecks, config.LivezChecks, config.ReadyzChecks = ping, ping, ping
 	config.MaxRequestBodyBytes = maxBody
 	config.MaxRequestsInFlight, config.MaxMutatingRequestsInFlight = maxReads, maxWrites
 	config.RequestTimeout = requestTimeout
