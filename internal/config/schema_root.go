@@ -39,7 +39,7 @@ func rootFields() []Field {
 		{
 			Path: "operator", kind: kindBool, Env: []string{"MIRRORD_OPERATOR_ENABLE"}, bind: atOptional(func(c *Config) **bool { return &c.Operator }),
 			DefaultText: "an operator that is there is used",
-			Doc: "true must use the operator, false never does. Unset, one that is installed is used, also when it refuses the session.",
+			Doc:         "true must use the operator, false never does. Unset, one that is installed is used, also when it refuses the session.",
 		},
 		{
 			Path: "multi_cluster", kind: kindBool, Env: []string{"MIRRORD_MULTI_CLUSTER"}, Status: Refused,

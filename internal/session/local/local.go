@@ -102,6 +102,16 @@ func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, network, a.announce.Address)
 }
 
+// Fate says that the agent has ended, and how; nil while it runs.
+func (a *Agent) Fate(context.Context) error {
+	select {
+	case <-a.exited:
+		return fmt.Errorf("%s has ended: %v", a.Describe(), a.cmd.ProcessState)
+	default:
+		return nil
+	}
+}
+
 // Describe names the process.
 func (a *Agent) Describe() string {
 	return fmt.Sprintf("the agent on this machine (process %d)", a.cmd.Process.Pid)
