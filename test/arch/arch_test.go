@@ -126,7 +126,8 @@ func TestImports(t *testing.T) {
 		{"./internal/intercept/...", []string{"k8s.io/...", module + "/internal/tunnel/...", module + "/internal/config/..."}, "interception knows its Network and nothing of where it comes from"},
 		{"./internal/agent/...", []string{"k8s.io/...", module + "/internal/kube/...", module + "/internal/config/...", "github.com/spf13/cobra"}, "the agent's image stays small, and it asks no API server"},
 		{"./internal/session/...", []string{"k8s.io/client-go/...", module + "/internal/kube/...", module + "/internal/cli/..."}, "a session runs against any agent; the demo's has no cluster"},
-		{"./cmd/mirrord", []string{"github.com/cilium/ebpf/...", "github.com/google/nftables/...", "github.com/gopacket/gopacket/..."}, "what works in the cluster is not part of the CLI"},
+		{"./cmd/mirrord", []string{"github.com/cilium/ebpf/...", "github.com/google/nftables/...", "github.com/gopacket/gopacket/...", "k8s.io/apiserver/...", module + "/internal/operator/..."}, "what works in the cluster is not part of the CLI"},
+		{"./internal/operator/...", []string{module + "/internal/cli/...", module + "/internal/session/...", module + "/internal/intercept/..."}, "the operator is no client"},
 	} {
 		for _, p := range list(t, rule.pkgs) {
 			for _, dep := range p.Deps {
