@@ -103,6 +103,15 @@ type Worker struct {
 
 // Start starts a worker without a session.
 func Start(log *slog.Logger, cfg Config) (*Worker, error) {
+	w, err := prepare(log, cfg)
+	if err == nil {
+		w.open()
+	}
+	return w, err
+}
+
+// prepare makes a worker that does not accept clients yet. Its listener is closed when that fails.
+func prepare(log *slog.Logger, cfg Config) (*Worker, error) {
 	if cfg.openSteal == nil {
 		cfg.openSteal = openSteal
 	}
@@ -124,9 +133,13 @@ func Start(log *slog.Logger, cfg Config) (*Worker, error) {
 	// A client whose carrier broke is waited for as long as one that is not there.
 	w.carriers = resume.NewServer(log, resume.Options{Grace: cmp.Or(cfg.Timeout, nodeapi.DefaultTimeout), Handshakes: w.strangers()})
 	w.incoming = newIncoming(log, cfg.openSteal, cfg.openMirror, cfg.restAfter)
+	return w, nil
+}
+
+// open lets clients in.
+func (w *Worker) open() {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = append(w.stop, cancel, w.accept(ctx), w.tick(ctx))
-	return w, nil
 }
 
 // Close ends all sessions, telling their clients, and gives the target its ports back before
@@ -150,6 +163,7 @@ func (w *Worker) close() {
 	for _, stop := range w.stop {
 		stop()
 	}
+	_ = w.Listener.Close() // if it was never opened
 	w.incoming.close(drainTime)
 }
 
@@ -160,7 +174,7 @@ func Run(ctx context.Context, log *slog.Logger, cfg Config) error {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	w, err := Start(log, cfg)
+	w, err := prepare(log, cfg)
 	if err != nil {
 		return err
 	}
@@ -171,6 +185,7 @@ func Run(ctx context.Context, log *slog.Logger, cfg Config) error {
 		p.close()
 		return err
 	}
+	w.open() // its client may be waiting already
 	select {
 	case <-s.over:
 	case <-ctx.Done():
