@@ -2,9 +2,9 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
@@ -299,7 +299,12 @@ func (s *session) insist(ctx context.Context) {
 			return
 		}
 		s.mu.Lock()
-		ports := slices.Collect(maps.Keys(s.kept))
+		var ports []uint16
+		for port, taken := range s.kept {
+			if taken {
+				ports = append(ports, port)
+			}
+		}
 		s.mu.Unlock()
 		for _, port := range ports {
 			settled, taken := s.fleet.Settle(ctx, port)
@@ -318,17 +323,18 @@ func (s *session) insist(ctx context.Context) {
 
 // refused tells the user that one pod of several keeps a port.
 func (s *session) refused(name string, sub wire.Subscribe, err error) {
-	title := name
+	title, taken := name, errors.Is(err, syscall.EADDRINUSE)
 	s.mu.Lock()
-	s.kept[sub.Port] = true
+	s.kept[sub.Port] = s.kept[sub.Port] || taken
 	if p := s.posts[name]; p != nil {
 		title = p.Title()
 	}
 	s.mu.Unlock()
-	s.o.Observer.Event(Event{
-		Kind: "port-failed", Warning: true, Port: sub.Port,
-		Text: fmt.Sprintf("port %d of %s can't be taken: %v", sub.Port, title, err),
-	})
+	text := fmt.Sprintf("port %d of %s can't be taken: %v", sub.Port, title, err)
+	if taken {
+		text += "; it comes when it is free"
+	}
+	s.o.Observer.Event(Event{Kind: "port-failed", Warning: true, Port: sub.Port, Text: text})
 }
 
 func (s *session) notice(n wire.Notice) {

@@ -75,10 +75,6 @@ type Event struct {
 // Options are what [New] needs besides the agent.
 type Options struct {
 	Config config.Incoming
-	// Probes are the kubelet's probes by the target's port, ProbeSources the addresses
-	// they come from.
-	Probes       map[uint16][]wire.Probe
-	ProbeSources []netip.Addr
 	// Chosen says whether the kernel chose a listener's port: then it stands for none of
 	// the target. Nil is never.
 	Chosen func(listener netip.AddrPort) bool
@@ -273,9 +269,7 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 // subscribe asks the agent for a port, which somebody listens on.
 func (p *Ports) subscribe(q *port) Event {
 	e := Event{Kind: Subscribed, Mode: p.mode, Local: q.listeners[0].Port(), Remote: q.remote}
-	e.Moved, e.Err = p.agent.Subscribe(p.ctx, wire.Subscribe{
-		Port: q.remote, Mode: p.mode, Probes: p.opts.Probes[q.remote], ProbeSources: p.opts.ProbeSources,
-	})
+	e.Moved, e.Err = p.agent.Subscribe(p.ctx, wire.Subscribe{Port: q.remote, Mode: p.mode})
 	if e.Err != nil {
 		e.Kind = Failed
 	}

@@ -119,22 +119,18 @@ func (r *recorder) all() []any {
 func TestListeningSubscribesOnce(t *testing.T) {
 	r := &recorder{}
 	var events []incoming.Event
-	probes := []wire.Probe{{Kind: wire.ProbeHTTP}}
-	sources := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
 	p := incoming.New(quiet(), r, incoming.Options{
-		Config:       config.Incoming{Mode: config.IncomingSteal, PortMapping: [][2]uint16{{8080, 80}}},
-		Probes:       map[uint16][]wire.Probe{80: probes},
-		ProbeSources: sources,
-		Report:       func(e incoming.Event) { events = append(events, e) },
-		Chosen:       func(l netip.AddrPort) bool { return l.Port() == 40404 },
+		Config: config.Incoming{Mode: config.IncomingSteal, PortMapping: [][2]uint16{{8080, 80}}},
+		Report: func(e incoming.Event) { events = append(events, e) },
+		Chosen: func(l netip.AddrPort) bool { return l.Port() == 40404 },
 	})
 	defer p.Close()
 	for _, l := range []string{"0.0.0.0:8080", "[::]:8080", "0.0.0.0:8080", "127.0.0.1:9090", "0.0.0.0:0", "127.0.0.1:40404"} {
 		p.Listening(netip.MustParseAddrPort(l))
 	}
 	want := []any{
-		wire.Subscribe{Port: 80, Mode: wire.Steal, Probes: probes, ProbeSources: sources},
-		wire.Subscribe{Port: 9090, Mode: wire.Steal, ProbeSources: sources},
+		wire.Subscribe{Port: 80, Mode: wire.Steal},
+		wire.Subscribe{Port: 9090, Mode: wire.Steal},
 	}
 	if diff := cmp.Diff(want, r.all(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Errorf("asked of the agent (-want +got):\n%s", diff)
