@@ -288,6 +288,7 @@ func TestOperatorSessions(t *testing.T) {
 	t.Run("nonsense", func(t *testing.T) { s.testNonsense(t, alice.as(t)) })
 	t.Run("nobody but the front proxy is believed", func(t *testing.T) { s.testForged(t) })
 	t.Run("kubectl", func(t *testing.T) { s.testKubectl(t, alice.as(t)) })
+	t.Run("replicas come and go", func(t *testing.T) { s.testReplicas(t, alice.as(t)) })
 	t.Run("agents that nobody needs go", func(t *testing.T) {
 		eventually(t, func() error {
 			if pods := s.agents(t); len(pods) > 0 {
@@ -490,6 +491,42 @@ func (s *operatorStage) testAgentGone(t *testing.T, alice *sessionUser) {
 		}
 		return nil
 	})
+	if err := alice.end(made.Name); err != nil {
+		t.Error(err)
+	}
+}
+
+// testReplicas takes every replica away, the leader among them, without a word of warning.
+func (s *operatorStage) testReplicas(t *testing.T, alice *sessionUser) {
+	made := alice.mustCreate("deployment/shop")
+	replicas := s.env.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-operator")
+	if len(replicas) != 2 {
+		t.Fatalf("there are %d replicas", len(replicas))
+	}
+	for _, replica := range replicas {
+		err := s.env.Client.CoreV1().Pods("mirrord").Delete(t.Context(), replica.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		eventually(t, func() error {
+			code, err := alice.connect(made.Name, made.Status.Attachments[0].Name)
+			if code != http.StatusSwitchingProtocols {
+				return fmt.Errorf("connecting: %d, %w", code, err)
+			}
+			another, err := alice.create(spec(t, "deployment/shop"))
+			if err != nil {
+				return err
+			}
+			return alice.end(another.Name)
+		})
+		t.Logf("sessions go on, and new ones start, %v after a replica was killed", time.Since(start).Round(time.Millisecond))
+		s.env.WaitReady(t, "mirrord", "deployment/mirrord-operator")
+	}
+	s.scale(t, 2)
+	alice.attached(made.Name, 2)
+	s.scale(t, 1)
+	alice.attached(made.Name, 1)
 	if err := alice.end(made.Name); err != nil {
 		t.Error(err)
 	}
