@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -131,7 +132,7 @@ func (e *FilterEntry) setHost(host, bits string) error {
 func (e *FilterEntry) setName(host string) error {
 	name := strings.TrimPrefix(host, "*.")
 	if name == "" {
-		return fmt.Errorf("a name is missing after *.")
+		return errors.New("a name is missing after the wildcard")
 	}
 	for _, c := range name {
 		switch {

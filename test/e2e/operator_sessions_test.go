@@ -98,7 +98,7 @@ func spec(t *testing.T, target string) sessions.SessionSpec {
 func (u *sessionUser) create(s sessions.SessionSpec) (*sessions.Session, error) {
 	u.t.Helper()
 	body, err := json.Marshal(sessions.Session{
-		TypeMeta: metav1.TypeMeta{APIVersion: sessions.SchemeGroupVersion.String(), Kind: "Session"}, Spec: s,
+		TypeMeta: metav1.TypeMeta{APIVersion: sessions.GroupVersion.String(), Kind: "Session"}, Spec: s,
 	})
 	if err != nil {
 		u.t.Fatal(err)
@@ -341,10 +341,14 @@ func (s *operatorStage) testLife(t *testing.T, alice, bob *sessionUser) {
 		t.Errorf("connecting to a session that has ended: %d", code)
 	}
 	eventually(t, func() error {
-		if _, err := alice.get(made.Name); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the session is still there (%v)", err)
+		_, err := alice.get(made.Name)
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("asking for the session: %w", err)
 		}
-		return nil
+		return errors.New("the session is still there")
 	})
 	if none := alice.mustCreate("targetless"); len(none.Status.Attachments) != 1 || none.Status.Attachments[0].Name != "targetless" {
 		t.Errorf("without a target: %+v", none.Status)

@@ -272,7 +272,9 @@ func (s *splitter) finish(u *upstream, sent chan error, err error) error {
 	if sent != nil {
 		_ = s.client.SetReadDeadline(past())
 		_ = u.SetDeadline(past())
-		<-sent
+		if serr := <-sent; serr != nil {
+			s.log.Debug("the rest of a request was not read", "err", serr)
+		}
 	}
 	return err
 }
