@@ -137,7 +137,7 @@ type SessionEnd struct {
 	// By is the user who deleted the session, or "operator".
 	By string `json:"by"`
 	// Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone,
-	// ClientGone, TimeLimit, Completed (the client said goodbye).
+	// ClientGone, TimeLimit, RightsChanged, Completed (the client said goodbye).
 	Reason string `json:"reason"`
 	// Text is for the user.
 	Text string `json:"text"`

@@ -59,11 +59,12 @@ type Reconciler struct {
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName] // nil while it does not run
 	missing map[types.NamespacedName]time.Time                         // since when targets are missing
+	asked   map[types.NamespacedName]time.Time                         // when users' rights were looked at
 }
 
 // New returns a reconciler that does nothing before it runs. Call it before the caches run.
 func New(c Config) (*Reconciler, error) {
-	r := &Reconciler{Config: c, missing: map[types.NamespacedName]time.Time{}}
+	r := &Reconciler{Config: c, missing: map[types.NamespacedName]time.Time{}, asked: map[types.NamespacedName]time.Time{}}
 	r.nodes.init()
 	if _, err := c.Records.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { r.changed(o) },
@@ -156,6 +157,7 @@ func (r *Reconciler) deleted(o any) {
 	}
 	r.mu.Lock()
 	delete(r.missing, keyOf(rec))
+	delete(r.asked, keyOf(rec))
 	running := r.queue != nil
 	r.mu.Unlock()
 	r.nodes.forget(rec.Name)

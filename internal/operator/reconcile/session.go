@@ -47,6 +47,9 @@ func (r *Reconciler) reconcile(ctx context.Context, key types.NamespacedName) (t
 	if err != nil {
 		return 0, r.end(ctx, rec, &ending{records.ReasonTargetGone, err.Error()})
 	}
+	if e := r.rights(ctx, rec, target); e != nil {
+		return 0, r.end(ctx, rec, e)
+	}
 	work := rec.DeepCopy()
 	if e := r.judge(work, target); e != nil {
 		return 0, r.end(ctx, rec, e)
@@ -98,6 +101,36 @@ func (r *Reconciler) overdue(rec *recordsv1.SessionRecord) *ending {
 	return nil
 }
 
+// rightsEvery is how often users' rights are looked at again: nothing tells when they change.
+const rightsEvery = 2 * time.Minute
+
+// rights asks now and then whether the user may still attach to the target.
+func (r *Reconciler) rights(ctx context.Context, rec *recordsv1.SessionRecord, target *workloads.Target) *ending {
+	if len(target.Pods) == 0 && target.Path.Kind != config.Targetless {
+		return nil // a right to what owns a pod can't be told without the pod
+	}
+	key := keyOf(rec)
+	r.mu.Lock()
+	last, known := r.asked[key]
+	due := known && time.Since(last) >= rightsEvery
+	if due || !known {
+		r.asked[key] = time.Now()
+	}
+	r.mu.Unlock()
+	if !due {
+		return nil
+	}
+	allowed, err := r.Sessions.StillAllowed(ctx, rec, target.Path)
+	if err != nil {
+		r.Log.Warn("a user's rights could not be looked at again", "session", key.String(), "user", rec.Status.User, "error", err)
+		return nil
+	}
+	if !allowed {
+		return &ending{records.ReasonRightsChanged, fmt.Sprintf("%s may not attach to %s any more", rec.Status.User, rec.Spec.Target)}
+	}
+	return nil
+}
+
 // next is after how long a session has to be looked at although nothing happens.
 func (r *Reconciler) next(rec *recordsv1.SessionRecord) time.Duration {
 	var next time.Duration
@@ -106,6 +139,7 @@ func (r *Reconciler) next(rec *recordsv1.SessionRecord) time.Duration {
 			next = d
 		}
 	}
+	sooner(rightsEvery)
 	if r.MaxSessionTime > 0 {
 		sooner(r.MaxSessionTime - time.Since(rec.CreationTimestamp.Time))
 	}

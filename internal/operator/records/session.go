@@ -64,6 +64,7 @@ const (
 	ReasonTargetGone     = "TargetGone"
 	ReasonClientGone     = "ClientGone"
 	ReasonTimeLimit      = "TimeLimit"
+	ReasonRightsChanged  = "RightsChanged"
 	// ReasonCompleted is a client that said goodbye.
 	ReasonCompleted = "Completed"
 )

@@ -123,6 +123,20 @@ func (m *Manager) allowedTarget(ctx context.Context, u user.Info, namespace stri
 	return target, nil
 }
 
+// StillAllowed says whether who created a session may still attach to its target, which is
+// there.
+func (m *Manager) StillAllowed(ctx context.Context, r *recordsv1.SessionRecord, path config.TargetPath) (bool, error) {
+	u := &user.DefaultInfo{Name: r.Status.User, Groups: r.Groups, Extra: r.Extra}
+	switch _, err := m.allowedTarget(ctx, u, r.Namespace, path); {
+	case err == nil, apierrors.IsNotFound(err):
+		return true, nil
+	case apierrors.IsForbidden(err):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
 // ownersOf are the names of the targets that own a named pod, replica set or job.
 func ownersOf(t *workloads.Target) []string {
 	if !slices.Contains([]config.TargetKind{config.Pod, config.ReplicaSet, config.Job}, t.Path.Kind) {

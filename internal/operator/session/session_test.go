@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -11,6 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/kubernetes/fake"
+	metadatafake "k8s.io/client-go/metadata/fake"
 
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
@@ -107,6 +111,37 @@ func TestTheRightToAWorkloadIsTheRightToItsPods(t *testing.T) {
 	for _, kind := range []config.TargetKind{config.Deployment, config.Service, config.Label, config.Targetless} {
 		if got := owners(kind, "shop"); got != nil {
 			t.Errorf("the right to a pod is the right to a %s: %v", kind, got)
+		}
+	}
+}
+
+func TestRightsThatAreTakenAway(t *testing.T) {
+	index, err := workloads.New(fake.NewClientset(), metadatafake.NewSimpleMetadataClient(metadatafake.NewTestScheme()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := &recordsv1.SessionRecord{
+		ObjectMeta: metav1.ObjectMeta{Name: "s-1", Namespace: "shop"},
+		Status:     sessions.SessionStatus{User: "alice"}, Groups: []string{"team"},
+	}
+	for name, test := range map[string]struct {
+		decision authorizer.Decision
+		err      error
+		allowed  bool
+	}{
+		"allowed":      {authorizer.DecisionAllow, nil, true},
+		"no more":      {authorizer.DecisionNoOpinion, nil, false},
+		"not answered": {authorizer.DecisionNoOpinion, errors.New("down"), false},
+	} {
+		m := &Manager{Config: Config{Workloads: index, Authorizer: authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetUser().GetName() != "alice" || a.GetUser().GetGroups()[0] != "team" || a.GetName() != "targetless" || a.GetVerb() != "get" || a.GetNamespace() != "shop" {
+				t.Errorf("%s: asked for %+v", name, a)
+			}
+			return test.decision, "", test.err
+		})}}
+		allowed, err := m.StillAllowed(t.Context(), rec, config.TargetPath{})
+		if allowed != test.allowed || (err != nil) != (test.err != nil) {
+			t.Errorf("%s: %t, %v", name, allowed, err)
 		}
 	}
 }

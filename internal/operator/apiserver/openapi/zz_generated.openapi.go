@@ -764,7 +764,7 @@ func schema_mirrord_api_sessions_v1alpha_SessionEnd(ref common.ReferenceCallback
 					},
 					"reason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone, ClientGone, TimeLimit, Completed (the client said goodbye).",
+							Description: "Reason is one of Deleted, PolicyChanged, ProfileChanged, TargetGone, ClientGone, TimeLimit, RightsChanged, Completed (the client said goodbye).",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
