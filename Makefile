@@ -19,12 +19,18 @@ build: ## Build the binaries into bin/
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+# The demo needs no operator, whose libraries take longer to compile than all the rest.
+.PHONY: build-cli
+build-cli:
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mirrord ./cmd/mirrord-agent
+
 .PHONY: images
 images: ## Make the container images, into bin/images; or send them: PUSH=registry.example.com/tools
 	cd hack/images && go run . -source ../.. -version '$(VERSION)' $(if $(PUSH),-push '$(PUSH)',-out ../../bin/images)
 
 .PHONY: demo
-demo: build ## Show the seven adjustments on this machine, without a cluster
+demo: build-cli ## Show the seven adjustments on this machine, without a cluster
 	bin/mirrord demo
 
 .PHONY: test
@@ -55,7 +61,7 @@ cluster-down: ## Stop the test cluster
 	$(CLUSTER) down
 
 .PHONY: bench
-bench: build ## Print ratios of a session to kubectl port-forward and to direct connections
+bench: build-cli ## Print ratios of a session to kubectl port-forward and to direct connections
 	hack/bench.sh
 
 .PHONY: check
