@@ -174,6 +174,7 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 		return failed, err
 	}
 	req := Request{Config: r.Config, SessionID: session.NewID(), ClientKey: id.Fingerprint(), Progress: rep}
+	opts.Factory.Logger.Debug("a session begins", "session", req.SessionID, "version", version.String(), "program", opts.Command[0], "target", r.Config.Target.Path)
 	at, err := opts.Attach(ctx, req)
 	if err != nil {
 		return failed, interrupted(ctx, err)
