@@ -81,6 +81,9 @@ func run(ctx context.Context, opts *Options) error {
 	if err != nil {
 		return err
 	}
+	if opts.PoliciesDir != "" && mayHaveOwner(cfg.Target.Path.Kind) {
+		opts.Factory.Streams.Notef("warning: what %s belongs to is not known without the cluster: policies on its workload count there, and not here; check the workload, or leave --policies-dir out", cfg.Target.Path)
+	}
 	result := newResult(policy.Evaluate(policies, policy.Request{
 		Target: target, Features: features.FromConfig(cfg), Profile: cfg.Profile, Loaded: resolved.Profile,
 	}), policies, target, cfg)
@@ -99,6 +102,15 @@ func run(ctx context.Context, opts *Options) error {
 		return &clierr.ExitError{Code: clierr.Failure}
 	}
 	return nil
+}
+
+// mayHaveOwner says whether policies on another object can bind a target of the kind.
+func mayHaveOwner(k config.TargetKind) bool {
+	switch k {
+	case config.Pod, config.ReplicaSet, config.Job, config.Label, config.Service:
+		return true
+	}
+	return false
 }
 
 // gather returns the policies and the target, from the folder or from the cluster.
