@@ -46,6 +46,7 @@ func measurements(only string) (ms []measurement) {
 	for _, m := range []measurement{
 		{"connections/s, 1 client", load.Job{Kind: load.Connect, Clients: 1, For: repeatFor, Max: maxConnects1}, 3},
 		{"connections/s, 16 clients", load.Job{Kind: load.Connect, Clients: 16, For: repeatFor, Max: maxConnects16}, 3},
+		{"connections/s, 64 clients", load.Job{Kind: load.Connect, Clients: 64, For: repeatFor, Max: maxConnects16}, 3},
 		{"bulk down, 1 connection", load.Job{Kind: load.Down, Clients: 1}, 0.9},
 		{"bulk down, 8 connections", load.Job{Kind: load.Down, Clients: 8}, 0.9},
 		{"bulk up, 1 connection", load.Job{Kind: load.Up, Clients: 1}, 0.9},
