@@ -37,6 +37,17 @@ type Rule struct {
 	// JQ is a jq program that is run over each header line, a string "Name: value". The rule
 	// matches when it yields true for one of them.
 	JQ string `json:"jq,omitempty"`
+	// Body is about the request's body.
+	Body *Body `json:"body,omitempty"`
+}
+
+// Body is a condition on a body that is JSON. It matches when one of the values that Query
+// selects is a text that Matches matches: a string as it is, any other value as JSON.
+type Body struct {
+	// Query is a JSONPath (RFC 9535), to which the function typeof is added.
+	Query string `json:"query"`
+	// Matches is a pattern, without regard to case.
+	Matches string `json:"matches"`
 }
 
 // Spec is a filter as text. Either the rule is set, or one of AllOf and AnyOf. The zero value

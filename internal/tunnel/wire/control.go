@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
 )
 
 // Control is one frame of the control stream: four bytes of length, big endian, then this
@@ -54,7 +56,20 @@ type Welcome struct {
 	StealProblem string `json:"stealProblem,omitempty"`
 	// MirrorProblem says why connections can't be captured; empty when they can.
 	MirrorProblem string `json:"mirrorProblem,omitempty"`
+	// Can names what this agent can do beyond what every agent of this version can: the
+	// constants Can…. A client that needs something else refuses to start a session.
+	Can []string `json:"can,omitempty"`
 }
+
+// What an agent may announce in [Welcome].
+const (
+	// CanHTTPFilter is about Filter in [Subscribe].
+	CanHTTPFilter = "http-filter"
+	// CanFiles is about files of the target.
+	CanFiles = "files"
+	// CanTLS is about filters where the target terminates TLS.
+	CanTLS = "tls"
+)
 
 // Subscribe asks for the connections of one port of the target. A second subscription of
 // a port replaces the first. The agent answers with a [Result].
@@ -66,7 +81,40 @@ type Subscribe struct {
 	// ProbeSources are addresses that the kubelet probes from (the node's), beside the
 	// target's default gateways, which the agent knows itself.
 	ProbeSources []netip.Addr `json:"probeSources,omitempty"`
+	// Filter, when not nil, says which HTTP requests are wanted; everything else stays with
+	// the target. Each incoming stream then carries only such requests. Only for agents that
+	// announce [CanHTTPFilter]: others ignore it.
+	Filter *httpfilter.Spec `json:"filter,omitempty"`
+	// HTTP is about how a filter is applied.
+	HTTP HTTPOptions `json:"http,omitzero"`
 }
+
+// HTTPOptions are about subscriptions with a filter. Zero values are the defaults, and what is
+// above a limit counts as the limit.
+type HTTPOptions struct {
+	// MarkResponses adds a header line [MarkHeader] to each response, which says who answered.
+	MarkResponses bool `json:"markResponses,omitempty"`
+	// BodyLimit is how large a body may be, in bytes, for a filter to look at it: 65535 by
+	// default, at most 1 MiB. A larger one does not match.
+	BodyLimit uint32 `json:"bodyLimit,omitempty"`
+	// BodyTimeout is how long a body may take to arrive for a filter to look at it, in
+	// milliseconds: 1000 by default, at most a minute. A slower one does not match.
+	BodyTimeout uint32 `json:"bodyTimeout,omitempty"`
+	// DetectTimeout is how long a connection may be silent, in milliseconds, before it counts as
+	// one that is not HTTP: 2000 by default, at most a minute.
+	DetectTimeout uint32 `json:"detectTimeout,omitempty"`
+	// JQTimeout is how long a jq program may take for one request, in milliseconds: 50 by
+	// default, at most 1000. A slower one does not match.
+	JQTimeout uint32 `json:"jqTimeout,omitempty"`
+}
+
+// MarkHeader is the header field that says who answered a request: [MarkApp] or [MarkSession].
+// It is that of the public tool.
+const (
+	MarkHeader  = "Mirrord-Agent"
+	MarkApp     = "passed-through"
+	MarkSession = "forwarded-to-client"
+)
 
 // ProbeKind says how the kubelet probes a port.
 type ProbeKind string
