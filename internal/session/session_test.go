@@ -33,7 +33,12 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(signalsVar) != "" {
+		os.Exit(passSignals())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
@@ -476,6 +481,30 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			t.Error("the process was started")
 		}
 		r.cleaned()
+	})
+	t.Run("can't filter", func(t *testing.T) {
+		r := newRun(t)
+		r.config.Feature.Network.Incoming.HTTPFilter = &config.HTTPFilter{Path: "^/api"}
+		var lacks *session.FilterError
+		if _, err := r.run(t.Context(), "true"); !errors.As(err, &lacks) {
+			t.Errorf("error %v", err)
+		}
+		if r.child != nil {
+			t.Error("the process was started, and would have got all requests")
+		}
+		r.cleaned()
+	})
+	t.Run("can't filter, and need not", func(t *testing.T) {
+		for _, in := range []config.Incoming{
+			{Mode: config.IncomingOff, HTTPFilter: &config.HTTPFilter{Path: "^/api"}},
+			{Mode: config.IncomingSteal, HTTPFilter: &config.HTTPFilter{Ports: []uint16{80}}},
+		} {
+			r := newRun(t)
+			r.config.Feature.Network.Incoming = in
+			if _, err := r.run(t.Context(), "true"); err != nil {
+				t.Errorf("%+v: %v", in, err)
+			}
+		}
 	})
 	t.Run("can't mirror", func(t *testing.T) {
 		r := newRun(t)

@@ -19,9 +19,8 @@ func (e *InterruptError) Error() string { return fmt.Sprintf("interrupted by %v"
 // passed on; after it they are swallowed, so that the cleanup is not cut short.
 //
 // The process shares the terminal's process group, so it has already got what the terminal
-// sends (Ctrl-C, Ctrl-\, a new window size); that is not passed on a second time. Who
-// sends such a signal to this program alone, while it is in the foreground of a terminal,
-// has to send it to the process, or use SIGTERM.
+// sends (Ctrl-C, Ctrl-\, a new window size); that is not passed on a second time. What another
+// process sends (kill -INT) is. Of those, one that is sent to the whole group arrives twice.
 type Signals struct {
 	incoming chan os.Signal
 	stopped  chan struct{}
@@ -40,6 +39,7 @@ func Notify() *Signals {
 			signal.Notify(s.incoming, sig)
 		}
 	}
+	watchOrigins()
 	go s.loop()
 	return s
 }

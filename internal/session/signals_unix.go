@@ -33,7 +33,12 @@ func forwards(sig os.Signal) bool {
 	switch sig {
 	case syscall.SIGPIPE:
 		return false
-	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH:
+	case syscall.SIGINT, syscall.SIGQUIT:
+		if terminal, process := origin(sig.(syscall.Signal)); terminal || process {
+			return process
+		}
+		return !inForeground()
+	case syscall.SIGWINCH:
 		return !inForeground()
 	}
 	return true
