@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 				DNS:      DNS{Enabled: true},
 				IPv6:     true,
 			},
-			Env: Env{Enabled: true}, FS: FS{Mode: FSRead}, Hostname: true,
+			Env: Env{Enabled: true}, FS: FS{Mode: FSRead}, Hostname: true, Magic: Magic{AWS: true},
 		},
 		Agent: Agent{
 			Image: "ghcr.io/mirrord-go/mirrord-agent:1.2.3", ImagePullPolicy: "IfNotPresent", TTL: 1,

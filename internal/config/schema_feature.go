@@ -28,8 +28,8 @@ func featureFields() []Field {
 			Doc: "Patterns of names, and the values that matching variables get.",
 		},
 		{
-			Path: "feature.env.load_from_process", kind: kindBool, Default: false, Env: []string{"MIRRORD_ENV_LOAD_FROM_PROCESS"}, Status: Ignored,
-			Note: "the environment is always complete before the process starts", Doc: "Fetch the environment after the process has started.",
+			Path: "feature.env.load_from_process", kind: kindBool, Default: false, Env: []string{"MIRRORD_ENV_LOAD_FROM_PROCESS"}, Status: Inert,
+			Note: "the environment is always complete before the process starts, of whatever size", Doc: "Fetch the environment after the process has started, instead of before.",
 		},
 		{
 			Path: "feature.fs.mode", kind: kindText, Enum: []string{"read", "write", "local", "localwithoverrides"}, Default: string(FSRead),
@@ -57,8 +57,8 @@ func featureFields() []Field {
 			Doc: "The buffer for files that are read in the target, in bytes.",
 		},
 		{
-			Path: "feature.hostname", kind: kindBool, Default: true, bind: at(func(c *Config) *bool { return &c.Feature.Hostname }), Status: Ignored, harmless: isFalse,
-			Note: "the process sees the laptop's host name", Doc: "The process sees the target's host name.",
+			Path: "feature.hostname", kind: kindBool, Default: true, bind: at(func(c *Config) *bool { return &c.Feature.Hostname }),
+			Doc: "The process sees the target's host name. A session without a target leaves the laptop's.",
 		},
 		{
 			Path: "feature.copy_target.enabled", kind: kindBool, Default: false, Status: Refused, Note: "the session would be with the target itself instead of a copy",
@@ -68,8 +68,8 @@ func featureFields() []Field {
 		{Path: "feature.copy_target.exclude_containers", kind: kindTexts, Status: Inert, Note: "there is no copy", Doc: "Containers that the copy does not have."},
 		{Path: "feature.copy_target.exclude_init_containers", kind: kindTexts, Status: Inert, Note: "there is no copy", Doc: "Init containers that the copy does not have."},
 		{
-			Path: "feature.magic.aws", kind: kindBool, Default: true, Status: Ignored, harmless: isFalse, Note: "AWS settings of the laptop stay visible to the process",
-			Doc: "Hide AWS settings of the laptop.",
+			Path: "feature.magic.aws", kind: kindBool, Default: true, bind: at(func(c *Config) *bool { return &c.Feature.Magic.AWS }),
+			Doc: "Hide the laptop's AWS identity, so that the target's is found: its variables (AWS_PROFILE, keys, role), and the files of ~/.aws by AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE. A session without a target hides nothing.",
 		},
 		{Path: "feature.magic.auto_mount", kind: kindBool, Default: true, Status: Ignored, harmless: isFalse, Note: filesLocal, Doc: "Read the target's volumes in the target."},
 		{Path: "feature.magic.turbo", kind: kindBool, Default: true, Status: Inert, Note: "loopback needs no help", Doc: "Keep loopback connections of Next.js local."},

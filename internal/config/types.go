@@ -76,6 +76,13 @@ type Feature struct {
 	Env      Env     `json:"env"`
 	FS       FS      `json:"fs"`
 	Hostname bool    `json:"hostname"`
+	Magic    Magic   `json:"magic"`
+}
+
+// Magic groups what is done for users without being asked.
+type Magic struct {
+	// AWS hides the laptop's AWS identity, so that the target's is found.
+	AWS bool `json:"aws"`
 }
 
 // Network groups the directions of traffic.

@@ -8,11 +8,12 @@ package envvars
 import (
 	"fmt"
 	"maps"
-	"regexp"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
 // Rules are a compiled feature.env.
@@ -24,10 +25,11 @@ type Rules struct {
 	override map[string]string
 	mapping  []mapping
 	unset    map[string]bool // upper case
+	hideAWS  bool
 }
 
 type mapping struct {
-	name  *regexp.Regexp
+	name  *pattern.Pattern
 	value string
 }
 
@@ -55,15 +57,30 @@ func Compile(c config.Env, file map[string]string) (*Rules, error) {
 	}
 	// In the order of the patterns, since a JSON object has none: which of two patterns
 	// wins must not change from run to run.
-	for _, pattern := range slices.Sorted(maps.Keys(c.Mapping)) {
-		re, err := regexp.Compile(pattern)
+	for _, text := range slices.Sorted(maps.Keys(c.Mapping)) {
+		p, err := pattern.Compile(text)
 		if err != nil {
 			return nil, fmt.Errorf("feature.env.mapping: %w", err)
 		}
-		r.mapping = append(r.mapping, mapping{name: re, value: c.Mapping[pattern]})
+		r.mapping = append(r.mapping, mapping{name: p, value: c.Mapping[text]})
 	}
 	return r, nil
 }
+
+// HideAWS makes [Rules.Apply] leave out what names the laptop's user to AWS, so that the process
+// finds the target's identity: the laptop's variables, and the files of ~/.aws, unless
+// the target, the file or override name others.
+func (r *Rules) HideAWS() { r.hideAWS = true }
+
+// awsIdentity are variables that choose who one is to AWS, and awsFiles those that name the files
+// with it (AWS SDKs and Tools Reference Guide, environment variables).
+var (
+	awsIdentity = []string{
+		"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN",
+		"AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CREDENTIAL_EXPIRATION",
+	}
+	awsFiles = []string{"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"}
+)
 
 // NeedsTarget says whether the target's environment has any influence: without it, nobody
 // has to ask for it.
@@ -87,7 +104,8 @@ func (r *Rules) Apply(local, target []string) []string {
 	maps.Copy(given, r.override)
 	for n := range given {
 		for _, m := range r.mapping {
-			if m.name.MatchString(n) {
+			// A pattern that takes too long does not match.
+			if ok, err := m.name.Match(n); ok && err == nil {
 				given[n] = m.value
 				break
 			}
@@ -95,8 +113,14 @@ func (r *Rules) Apply(local, target []string) []string {
 	}
 	env := make(map[string]string, len(local)+len(given))
 	for _, kv := range local {
-		if n, v, ok := cut(kv); ok {
+		if n, v, ok := cut(kv); ok && !(r.hideAWS && slices.Contains(awsIdentity, n)) {
 			env[n] = v
+		}
+	}
+	if r.hideAWS && given["AWS_PROFILE"] == "" {
+		// A profile that was given on purpose is in these files.
+		for _, n := range awsFiles {
+			env[n] = os.DevNull
 		}
 	}
 	maps.Copy(env, given)

@@ -1,6 +1,7 @@
 package envvars
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -147,4 +148,55 @@ func TestMatch(t *testing.T) {
 func sorted(in []string) []string {
 	r, _ := Compile(config.Env{}, nil)
 	return r.Apply(in, nil)
+}
+
+// TestHideAWS leaves the target's identity, and what the user asks for.
+func TestHideAWS(t *testing.T) {
+	local := []string{"AWS_PROFILE=me", "AWS_ACCESS_KEY_ID=k", "AWS_REGION=eu-west-1"}
+	hidden := []string{"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null"}
+	tests := []struct {
+		name   string
+		env    config.Env
+		target []string
+		want   []string
+	}{
+		{"nothing there", config.Env{Enabled: true}, nil, append([]string{"AWS_REGION=eu-west-1"}, hidden...)},
+		{
+			"of the target",
+			config.Env{Enabled: true},
+			[]string{"AWS_ROLE_ARN=r", "AWS_REGION=us-east-1", "AWS_CONFIG_FILE=/etc/aws"},
+			[]string{"AWS_CONFIG_FILE=/etc/aws", "AWS_REGION=us-east-1", "AWS_ROLE_ARN=r", hidden[1]},
+		},
+		{
+			"a profile on purpose",
+			config.Env{Override: map[string]string{"AWS_PROFILE": "other"}},
+			nil,
+			[]string{"AWS_PROFILE=other", "AWS_REGION=eu-west-1"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := Compile(tt.env, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.HideAWS()
+			slices.Sort(tt.want)
+			if diff := cmp.Diff(tt.want, r.Apply(local, tt.target)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestMappingLooksAround as users' patterns may.
+func TestMappingLooksAround(t *testing.T) {
+	r, err := Compile(config.Env{Enabled: true, Mapping: map[string]string{"^(?!DB_).*_TIMEOUT$": "9"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"DB_TIMEOUT=1", "HTTP_TIMEOUT=9"}
+	if diff := cmp.Diff(want, r.Apply(nil, []string{"DB_TIMEOUT=1", "HTTP_TIMEOUT=1"})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }

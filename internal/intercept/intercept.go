@@ -148,6 +148,9 @@ type Options struct {
 	// TranslatePeers makes the child see the real client of a connection that
 	// [Process.DialChild] delivered, in accept and getpeername.
 	TranslatePeers bool
+	// Hostname is what uname(2), and so gethostname(3), tells the child; longer than 64 bytes it
+	// is cut, as the kernel has no longer ones. Empty leaves the laptop's.
+	Hostname string
 }
 
 // Process is a running child.

@@ -23,6 +23,7 @@ type supervisor struct {
 	log       *slog.Logger
 	network   Network
 	translate bool
+	hostname  string // that uname(2) shows; empty for the laptop's
 	times     times
 
 	ctx      context.Context // ends with the interception
@@ -66,7 +67,7 @@ func newSupervisor(ctx context.Context, log *slog.Logger, o Options, t times) (*
 		return nil, err
 	}
 	s := &supervisor{
-		log: log, network: o.Network, translate: o.TranslatePeers, times: t, netns: netns,
+		log: log, network: o.Network, translate: o.TranslatePeers, hostname: o.Hostname, times: t, netns: netns,
 		queries: make(chan struct{}, maxQueries),
 	}
 	if s.poller, err = newPoller(); err != nil {
@@ -159,6 +160,8 @@ func (c *call) dispatch() {
 		c.recvmsg()
 	case unix.SYS_RECVMMSG:
 		c.recvmmsg()
+	case unix.SYS_UNAME:
+		c.uname()
 	default:
 		c.pass()
 	}

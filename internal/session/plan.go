@@ -107,6 +107,9 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if p.rules, err = rules(cfg); err != nil {
 		return nil, err
 	}
+	if cfg.Feature.Magic.AWS && cfg.Target.Path.Kind != config.Targetless {
+		p.rules.HideAWS()
+	}
 	var nameServers []netip.Addr
 	if b, err := os.ReadFile(resolvConf); err == nil {
 		nameServers = route.NameServers(b)

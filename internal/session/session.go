@@ -213,6 +213,7 @@ type session struct {
 	targetless bool
 	ports      *incoming.Ports
 	net        *network
+	hostname   string // of the target, as the process is to see it; empty for the laptop's
 
 	child intercept.Process
 	gone  bool // the child has exited
@@ -224,6 +225,9 @@ func (s *session) prepare(w wire.Welcome) {
 	s.targetless = w.Targetless
 	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
 	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
+	if s.o.Plan.config.Feature.Hostname && !w.Targetless {
+		s.hostname = w.Hostname
+	}
 		Config: in,
 		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },
 		Gone:   s.net.table.Disowns,
@@ -356,6 +360,7 @@ func (s *session) closeAttachments(ctx context.Context) {
 	defer cancel()
 	if err := s.o.Attachments.Close(ctx); err != nil {
 		// It ends by itself; whether the process succeeded does not depend on it.
+		Hostname:       s.hostname,
 		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: err.Error()})
 	}
 }

@@ -26,6 +26,8 @@ import (
 type Filter struct {
 	// Accept intercepts accept and accept4 with an address.
 	Accept bool
+	// Hostname intercepts uname.
+	Hostname bool
 }
 
 // Offsets in struct seccomp_data.
@@ -58,6 +60,9 @@ func (f Filter) program() ([]unix.SockFilter, error) {
 	if f.Accept {
 		b.onPointer(unix.SYS_ACCEPT, 1, notify)
 		b.onPointer(unix.SYS_ACCEPT4, 1, notify)
+	}
+	if f.Hostname {
+		b.on(unix.SYS_UNAME, notify)
 	}
 	b.onArgs(unix.SYS_GETSOCKOPT, notify, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_ERROR})
 	b.onArgs(unix.SYS_SETSOCKOPT, succeed, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_BINDTODEVICE})

@@ -63,6 +63,8 @@ func TestFilter(t *testing.T) {
 		{"accept4 unasked", Filter{}, call{unix.SYS_ACCEPT4, []uint64{3, 8, 8, 0}}, allow},
 		{"accept4", Filter{Accept: true}, call{unix.SYS_ACCEPT4, []uint64{3, 8, 8, 0}}, notify},
 		{"accept without address", Filter{Accept: true}, call{unix.SYS_ACCEPT, []uint64{3, 0, 0}}, allow},
+		{"uname unasked", Filter{}, call{unix.SYS_UNAME, nil}, allow},
+		{"uname", Filter{Hostname: true}, call{unix.SYS_UNAME, nil}, notify},
 		{"SO_ERROR", Filter{}, call{unix.SYS_GETSOCKOPT, []uint64{3, unix.SOL_SOCKET, unix.SO_ERROR}}, notify},
 		{"SO_TYPE", Filter{}, call{unix.SYS_GETSOCKOPT, []uint64{3, unix.SOL_SOCKET, unix.SO_TYPE}}, allow},
 		{"option 4 of TCP", Filter{}, call{unix.SYS_GETSOCKOPT, []uint64{3, unix.IPPROTO_TCP, unix.SO_ERROR}}, allow},

@@ -11,6 +11,7 @@ public class Child {
 		case "client": client(a[1], Integer.parseInt(a[2]), Integer.parseInt(a[3]), Integer.parseInt(a[4])); break;
 		case "serve": serve(); break;
 		case "nioserve": nioServe(); break;
+		case "hostname": System.out.println(InetAddress.getLocalHost().getHostName()); break;
 		}
 	}
 

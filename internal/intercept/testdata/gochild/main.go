@@ -20,6 +20,7 @@ func main() {
 	commands := map[string]func([]string) error{
 		"tcp": tcp, "udp": udp, "dns": dns, "many": many, "serve": serve, "daemon": daemon,
 		"idle": idle, "limits": limits, "burst": burst,
+		"hostname": hostname, "badname": badName,
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fmt.Println("error:", err)
@@ -210,4 +211,18 @@ func limits([]string) error {
 	cmd := exec.Command("/bin/sh", "-c", "ulimit -Sn; ulimit -Hn")
 	cmd.Stdout = os.Stdout
 	return cmd.Run()
+}
+
+// hostname prints it.
+func hostname([]string) error {
+	name, err := os.Hostname()
+	fmt.Println(name)
+	return err
+}
+
+// badName asks for it with a pointer to nowhere.
+func badName([]string) error {
+	_, _, errno := syscall.Syscall(syscall.SYS_UNAME, 8, 0, 0)
+	fmt.Println(errno)
+	return nil
 }
