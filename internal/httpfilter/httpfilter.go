@@ -22,9 +22,36 @@ import (
 const (
 	// MaxRules bounds the rules of all_of or any_of.
 	MaxRules = 64
-	// jqTimeout bounds a jq program's run over one request.
-	jqTimeout = 50 * time.Millisecond
+	// DefaultJQTimeout is the default of Limits.JQTimeout.
+	DefaultJQTimeout = 50 * time.Millisecond
+	// DefaultBodyLimit is the default of Limits.Body.
+	DefaultBodyLimit = 65535
+	// DefaultBodyTimeout is the default of Limits.BodyTimeout.
+	DefaultBodyTimeout = time.Second
 )
+
+// Limits bound what one request may cost. Zero values are the defaults.
+type Limits struct {
+	// JQTimeout bounds a jq program's run over one request.
+	JQTimeout time.Duration
+	// Body is the largest body that is looked at, in bytes.
+	Body int
+	// BodyTimeout is how long a body may take to arrive.
+	BodyTimeout time.Duration
+}
+
+func (l Limits) orDefault() Limits {
+	if l.JQTimeout <= 0 {
+		l.JQTimeout = DefaultJQTimeout
+	}
+	if l.Body <= 0 {
+		l.Body = DefaultBodyLimit
+	}
+	if l.BodyTimeout <= 0 {
+		l.BodyTimeout = DefaultBodyTimeout
+	}
+	return l
+}
 
 // Rule is one condition on a request. Exactly one field is set.
 type Rule struct {
@@ -66,7 +93,13 @@ type Request struct {
 	Target string
 	// Header has the lines "Name: value" in the order of the wire.
 	Header []string
+	// Body returns the body, for filters that look at it; nil without one.
+	Body BodyFunc
 }
+
+// BodyFunc returns the whole body of a request, which may block for the time-out. It returns
+// false when the body is longer than the limit in bytes, does not come in time, or can't be read.
+type BodyFunc func(limit int, timeout time.Duration) ([]byte, bool)
 
 // Filter is ready to match. It is safe for concurrent use.
 type Filter struct {
@@ -79,8 +112,13 @@ type condition func(*Request) (bool, error)
 // ErrSlow is wrapped by Match when a rule took too long to decide.
 var ErrSlow = errors.New("the filter takes too long")
 
-// Compile reads a filter. The error reports all that is wrong, each with its place.
-func Compile(s Spec) (*Filter, error) {
+// Compile reads a filter, with the default limits. The error reports all that is wrong, each with
+// its place.
+func Compile(s Spec) (*Filter, error) { return CompileWith(s, Limits{}) }
+
+// CompileWith is [Compile] with other limits.
+func CompileWith(s Spec, limits Limits) (*Filter, error) {
+	limits = limits.orDefault()
 	given := 0
 	for _, set := range []bool{s.Rule != (Rule{}), s.AllOf != nil, s.AnyOf != nil} {
 		if set {
@@ -91,7 +129,7 @@ func Compile(s Spec) (*Filter, error) {
 		return nil, fmt.Errorf("a filter is one rule, all_of or any_of; this one has %d of them", given)
 	}
 	if s.Rule != (Rule{}) {
-		c, err := s.compile()
+		c, err := s.compile(limits)
 		if err != nil {
 			return nil, err
 		}
@@ -106,7 +144,7 @@ func Compile(s Spec) (*Filter, error) {
 	}
 	var problems []error
 	for i, r := range list {
-		c, err := r.compile()
+		c, err := r.compile(limits)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s[%d]: %w", name, i, err))
 		}
@@ -134,7 +172,7 @@ func (f *Filter) Match(r *Request) (bool, error) {
 	return !f.any, slow
 }
 
-func (r Rule) compile() (condition, error) {
+func (r Rule) compile(limits Limits) (condition, error) {
 	given := 0
 	for _, text := range []string{r.Header, r.Path, r.Method, r.JQ} {
 		if text != "" {
@@ -149,7 +187,7 @@ func (r Rule) compile() (condition, error) {
 	case r.Path != "":
 		return compilePath(r.Path)
 	case r.JQ != "":
-		return compileJQ(r.JQ)
+		return compileJQ(r.JQ, limits.JQTimeout)
 	}
 	return func(q *Request) (bool, error) { return strings.EqualFold(q.Method, r.Method), nil }, nil
 }
@@ -191,7 +229,7 @@ func anyMatch(p *pattern.Pattern, texts []string) (bool, error) {
 }
 
 // compileJQ reads a program without access to the environment or to modules.
-func compileJQ(text string) (condition, error) {
+func compileJQ(text string, timeout time.Duration) (condition, error) {
 	if len(text) > pattern.MaxLength {
 		return nil, fmt.Errorf("jq: the program has %d bytes; %d are the most", len(text), pattern.MaxLength)
 	}
@@ -204,7 +242,7 @@ func compileJQ(text string) (condition, error) {
 		return nil, fmt.Errorf("jq: %w", err)
 	}
 	return func(r *Request) (bool, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), jqTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		for _, line := range r.Header {
 			if yieldsTrue(ctx, code, line) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/mirrord-go/mirrord/internal/pipe"
 )
 
 // patience is how long a response may take before the client is watched for its end. Most are
@@ -29,9 +31,9 @@ func (s *splitter) http1() error {
 		req, err := readRequest(s.in)
 		switch {
 		case errors.Is(err, errUnclear):
-			return s.rawToApp(req.raw)
+			return s.rawAway(req.raw)
 		case err != nil && len(req.raw) > 0 && errors.Is(err, io.EOF):
-			return s.rawToApp(req.raw) // half a request: the application decides what that means
+			return s.rawAway(req.raw) // half a request: the application decides what that means
 		case err != nil:
 			return ended(err)
 		}
@@ -95,7 +97,15 @@ func (s *splitter) stopIdle(idle []*watcher) (appClosed bool) {
 // exchange carries one request and its response. Again says that the connection can carry
 // another one.
 func (s *splitter) exchange(req *head) (again bool, err error) {
-	u, fresh, err := s.send(req)
+	var taken int64
+	defer func() { s.o.Bodies.give(taken) }()
+	d := s.o.Choose(req.request(func(limit int, timeout time.Duration) ([]byte, bool) {
+		return s.peekBody(req, &taken, limit, timeout)
+	}))
+	if d == nil {
+		d = s.o.App
+	}
+	u, fresh, err := s.send(req, d)
 	if u == nil {
 		return false, err
 	}
@@ -103,7 +113,7 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 		// It may have ended just now, before it saw the request.
 		if err := s.awaitResponse(u, true); err != nil && s.ctx.Err() == nil {
 			s.drop(u)
-			if u, _, err = s.send(req); u == nil {
+			if u, _, err = s.send(req, d); u == nil {
 				return false, err
 			}
 		}
@@ -118,7 +128,7 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 	if raw {
 		return false, s.join(u, sent)
 	}
-	if err != nil || resp == nil || !resp.persists(req) {
+	if err != nil || resp == nil || resp.last || !resp.persists(req) {
 		return false, s.finish(u, sent, errors.Join(err))
 	}
 	if sent != nil {
@@ -141,11 +151,7 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 
 // send dials a request's destination and sends the head. The application gets what the chosen
 // one does not take. Without a connection, the error is nil when the request has been answered.
-func (s *splitter) send(req *head) (u *upstream, fresh bool, err error) {
-	d := s.o.Choose(req.request())
-	if d == nil {
-		d = s.o.App
-	}
+func (s *splitter) send(req *head, d Destination) (u *upstream, fresh bool, err error) {
 	for {
 		u, fresh, err := s.to(d)
 		if err == nil {
@@ -191,6 +197,10 @@ func (s *splitter) respond(u *upstream, req *head, watchable bool) (resp *head, 
 		}
 		if code >= 200 {
 			h.raw = s.mark(h.raw, u.dst)
+			if s.draining() && h.persists(req) {
+				h.last = true
+				h.raw = insert(h.raw, "Connection: close")
+			}
 		}
 		if err := s.pass(h, u.in); err != nil {
 			return nil, errors.Is(err, errUnclear), err
@@ -268,7 +278,11 @@ func (s *splitter) join(u *upstream, sent chan error) error {
 // finish ends a connection after its last response: the client may still be sending the
 // request's body, which nobody reads any more.
 func (s *splitter) finish(u *upstream, sent chan error, err error) error {
-	_ = s.client.CloseWrite()
+	if err != nil && !errors.Is(err, io.EOF) {
+		pipe.Reset(s.client) // what it got is not complete, and may look as if it were
+	} else {
+		_ = s.client.CloseWrite()
+	}
 	if sent != nil {
 		_ = s.client.SetReadDeadline(past())
 		_ = u.SetDeadline(past())

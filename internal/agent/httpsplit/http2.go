@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -41,12 +42,24 @@ func (s *splitter) http2() error {
 		},
 	}
 	srv.Protocols.SetUnencryptedHTTP2(true)
+	var drain sync.WaitGroup
+	drain.Go(func() { s.drain(srv, closed) })
+	defer drain.Wait()
 	err := srv.Serve(&single{conn: &buffered{Conn: s.client, r: s.in}, closed: closed})
 	_ = srv.Close()
-	if errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return err
+}
+
+// drain ends an HTTP/2 connection in order, behind the streams that are open.
+func (s *splitter) drain(srv *http.Server, closed <-chan struct{}) {
+	select {
+	case <-s.o.Drain:
+		_ = srv.Shutdown(s.ctx)
+	case <-closed:
+	}
 }
 
 // single is a listener of one connection, which it waits for.
@@ -78,7 +91,11 @@ type multiplexer struct {
 
 // ServeHTTP serves one stream.
 func (m *multiplexer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d := m.s.o.Choose(describe(r))
+	var taken int64
+	defer func() { m.s.o.Bodies.give(taken) }()
+	q := describe(r)
+	q.Body = func(limit int, timeout time.Duration) ([]byte, bool) { return m.peek(r, &taken, limit, timeout) }
+	d := m.s.o.Choose(q)
 	if d == nil {
 		d = m.s.o.App
 	}

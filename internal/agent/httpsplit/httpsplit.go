@@ -20,7 +20,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -45,15 +47,28 @@ type Options struct {
 	// App is the application that the connection was meant for.
 	App Destination
 	// Choose returns where a request goes instead, or nil for the application. It is called
-	// once for each request, from one goroutine for each connection, or one for each stream.
+	// once for each request, from one goroutine for each connection, or one for each stream. A
+	// chosen destination that can't be dialled leaves the request to the application.
 	Choose func(*httpfilter.Request) Destination
+	// Raw returns where a connection goes that is not HTTP, or nil for the application. A nil
+	// Raw is one that returns nil.
+	Raw func() Destination
 	// Mark, when not nil, returns a header line for responses of a destination, such as
 	// "Server-Of: laptop", without line end; empty adds none.
 	Mark func(Destination) string
+	// DetectTimeout is how long a connection may be silent before it counts as one that is not
+	// HTTP; 0 is [DefaultDetectTimeout]. One that says nothing at all goes on being listened to
+	// while the application is connected: who speaks first decides.
+	DetectTimeout time.Duration
+	// Bodies bounds the memory for bodies that filters look at; nil is no bound but that of each.
+	Bodies *Budget
+	// Drain, when closed, makes connections end between two requests: HTTP/1 with a header line
+	// "Connection: close" in the next response, HTTP/2 with GOAWAY. It may be nil.
+	Drain <-chan struct{}
 }
 
-// preface starts an HTTP/2 connection (RFC 9113, section 3.4).
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+// DefaultDetectTimeout is the default of Options.DetectTimeout.
+const DefaultDetectTimeout = 2 * time.Second
 
 // Serve serves one connection until it has ended, and closes it and everything it opened. The
 // end of ctx ends it at once. A connection that ended as connections do is no error.
@@ -62,19 +77,21 @@ func Serve(ctx context.Context, log *slog.Logger, client Conn, o Options) error 
 	defer cancel()
 	s := &splitter{
 		ctx: ctx, log: log, o: o, client: client,
-		in: bufio.NewReaderSize(client, bufferSize), upstreams: make(map[Destination]*upstream),
+		src: &source{Conn: client}, upstreams: make(map[Destination]*upstream),
 	}
+	s.in = bufio.NewReaderSize(s.src, bufferSize)
 	defer s.close()
 	stop := context.AfterFunc(ctx, s.abort)
 	defer stop()
-	if start, err := s.in.Peek(1); err != nil {
+	switch p, err := s.detect(); {
+	case err != nil:
 		return ended(err)
-	} else if start[0] == preface[0] {
-		if start, _ = s.in.Peek(len(preface)); string(start) == preface {
-			return s.http2()
-		}
+	case p == http1:
+		return s.http1()
+	case p == http2:
+		return s.http2()
 	}
-	return s.http1()
+	return s.rawAway(nil)
 }
 
 // splitter is one connection of a client.
@@ -83,7 +100,10 @@ type splitter struct {
 	log    *slog.Logger
 	o      Options
 	client Conn
-	in     *bufio.Reader // of client
+	src    *source       // of client
+	in     *bufio.Reader // of src
+	// refused says that the application can't be reached; the client sees it as a reset.
+	refused bool
 
 	mu        sync.Mutex // of the map, for abort
 	upstreams map[Destination]*upstream
@@ -96,6 +116,43 @@ type upstream struct {
 	in  *bufio.Reader
 }
 
+// source is the client's connection, with bytes that were read before and put back.
+type source struct {
+	Conn
+	back []byte
+}
+
+func (r *source) Read(p []byte) (int, error) {
+	if len(r.back) == 0 {
+		return r.Conn.Read(p)
+	}
+	n := copy(p, r.back)
+	if r.back = r.back[n:]; len(r.back) == 0 {
+		r.back = nil
+	}
+	return n, nil
+}
+
+// unread puts bytes back in front of those that come next.
+func (s *splitter) unread(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	next, _ := s.in.Peek(s.in.Buffered())
+	s.src.back = slices.Concat(b, next, s.src.back)
+	s.in.Reset(s.src)
+}
+
+// draining says that the connection is to end.
+func (s *splitter) draining() bool {
+	select {
+	case <-s.o.Drain:
+		return true
+	default:
+		return false
+	}
+}
+
 // to returns the connection to a destination, an open one if there is.
 func (s *splitter) to(d Destination) (u *upstream, fresh bool, err error) {
 	s.mu.Lock()
@@ -106,6 +163,7 @@ func (s *splitter) to(d Destination) (u *upstream, fresh bool, err error) {
 	}
 	c, err := d.Dial(s.ctx)
 	if err != nil {
+		s.refused = s.refused || d == s.o.App
 		return nil, false, fmt.Errorf("dialling: %w", err)
 	}
 	u = &upstream{Conn: c, dst: d, in: bufio.NewReaderSize(c, bufferSize)}
@@ -139,6 +197,9 @@ func (s *splitter) abort() {
 func (s *splitter) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refused {
+		pipe.Reset(s.client)
+	}
 	_ = s.client.Close()
 	for _, u := range s.upstreams {
 		_ = u.Close()
@@ -156,9 +217,18 @@ func (s *splitter) raw(u *upstream, held []byte) error {
 	return ended(pipe.Join(s.ctx, &buffered{Conn: s.client, r: s.in}, &buffered{Conn: u.Conn, r: u.in}).Err)
 }
 
-// rawToApp is [splitter.raw] with the application.
-func (s *splitter) rawToApp(held []byte) error {
-	u, _, err := s.to(s.o.App)
+// rawAway is [splitter.raw] with who gets what is not HTTP.
+func (s *splitter) rawAway(held []byte) error {
+	var u *upstream
+	var err error
+	if s.o.Raw != nil {
+		if d := s.o.Raw(); d != nil {
+			u, _, _ = s.to(d) // or else the application
+		}
+	}
+	if u == nil {
+		u, _, err = s.to(s.o.App)
+	}
 	if err != nil {
 		return err
 	}
@@ -196,7 +266,11 @@ func (s *splitter) mark(head []byte, d Destination) []byte {
 	if s.o.Mark == nil {
 		return head
 	}
-	line := s.o.Mark(d)
+	return insert(head, s.o.Mark(d))
+}
+
+// insert puts a header line behind the first line of a message.
+func insert(head []byte, line string) []byte {
 	i := bytes.IndexByte(head, '\n')
 	if line == "" || i < 0 {
 		return head

@@ -43,6 +43,8 @@ type head struct {
 	minor            int
 	close, keepAlive bool // as Connection says
 	expects          bool // Expect: 100-continue
+	asked            bool // for the body that it waits with
+	last             bool // a response that says that no other follows
 }
 
 // readHead reads up to and with the empty line. What it read is in raw also when it fails.
@@ -193,8 +195,8 @@ func (h *head) repeatable() bool {
 }
 
 // request is what a filter sees.
-func (h *head) request() *httpfilter.Request {
-	return &httpfilter.Request{Method: h.start[0], Target: h.start[1], Header: h.lines}
+func (h *head) request(body httpfilter.BodyFunc) *httpfilter.Request {
+	return &httpfilter.Request{Method: h.start[0], Target: h.start[1], Header: h.lines, Body: body}
 }
 
 // persists says whether the connection of a request can carry another one after this response

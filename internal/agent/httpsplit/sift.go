@@ -36,7 +36,7 @@ func Sift(open func() (io.Writer, error), src io.Reader, choose func(*httpfilter
 			return ended(err)
 		}
 		out := io.Discard
-		if choose(req.request()) {
+		if choose(req.request(nil)) {
 			if chosen == nil {
 				if chosen, err = open(); err != nil {
 					return err
