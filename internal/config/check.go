@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config/origin"
+	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
 // checker looks at the value of one field, and reports what is wrong with it alone.

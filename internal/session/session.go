@@ -211,9 +211,9 @@ type session struct {
 	prepared   sync.Once
 	ready      chan struct{} // closed when what follows is set
 	targetless bool
+	hostname   string // of the target, as the process is to see it; empty for the laptop's
 	ports      *incoming.Ports
 	net        *network
-	hostname   string // of the target, as the process is to see it; empty for the laptop's
 
 	child intercept.Process
 	gone  bool // the child has exited
@@ -327,6 +327,7 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr,
 		Network:        s.net,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
+		Hostname:       s.hostname,
 	})
 	if errors.Is(err, syscall.ENOEXEC) {
 		return &CommandError{Name: p.args[0], Code: ExitNotExecutable, Err: err}
@@ -360,7 +361,6 @@ func (s *session) closeAttachments(ctx context.Context) {
 	defer cancel()
 	if err := s.o.Attachments.Close(ctx); err != nil {
 		// It ends by itself; whether the process succeeded does not depend on it.
-		Hostname:       s.hostname,
 		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: err.Error()})
 	}
 }
