@@ -48,6 +48,8 @@ type FS interface {
 // File is an open file or directory. All methods may be called from many goroutines, as those of [FS]. After the connection is lost, or the
 // container has ended, they fail with ESTALE or EIO; opening the path again may work.
 type File interface {
+	// Attr is what Stat said when the file was opened.
+	Attr() Attr
 	// ReadAt reads at the offset. It returns less than len(b) without an error only at the end of the file; there is no io.EOF.
 	// Any length will do; large ones travel in pieces, and reading on ahead makes sequential reads fast.
 	ReadAt(ctx context.Context, b []byte, off int64) (int, error)
