@@ -1,6 +1,7 @@
 // Bench compares a session with kubectl port-forward and with direct connections, on the test cluster:
 // connections, bulk transfer, HTTP requests, for what the local process opens and for what is stolen for it; and
-// says how long a session takes to start, and how much memory it needs.
+// says how long a session takes to start, and how much memory it needs. Sessions have two carriers: port-forward, and
+// sessions/connect of an operator that is installed for the time of the run.
 //
 // Only ratios from one run mean something, as the machine that runs both ends, the cluster and everything else is the
 // bottleneck. So all sides take turns in each measurement, and what is shown is the median of the ratios
@@ -29,6 +30,8 @@ type options struct {
 	against string
 	only    string
 	starts  int
+	// operator says that sessions through the operator take part.
+	operator bool
 }
 
 func main() {
@@ -87,6 +90,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.rounds, "rounds", o.rounds, "how often each measurement is made; the default is $BENCH_ROUNDS, or 5")
 	flags.IntVar(&o.starts, "starts", 7, "how many sessions are started to see how long that takes")
+	flags.BoolVar(&o.operator, "operator", true, "install the operator, and measure sessions through it too")
 	flags.StringVar(&o.output, "o", "text", "text or json")
 	flags.BoolVar(&o.check, "check", false, "exit with 1 when an aim is missed")
 	flags.StringVar(&o.against, "against", "", "folder with another build of mirrord and mirrord-agent, which takes turns with this one")

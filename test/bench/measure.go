@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -22,6 +23,10 @@ type measurement struct {
 	name string
 	job  load.Job
 	aim  float64 // times kubectl port-forward; 0 is none
+	// operatorAim is the same for sessions whose carrier is the operator's.
+	operatorAim float64
+	// idle says that it is made as well with the target's own port, beside a session that takes others.
+	idle bool
 }
 
 const (
@@ -40,19 +45,24 @@ const (
 	holdConnections = 1000
 	// maxMemory is the aim for the client's memory then, in MiB.
 	maxMemory = 64
+	// minIdle is the aim for a port that no session takes, times direct: its full rate, as far as that can be told.
+	minIdle = 0.9
+	// maxWarm and maxCold are the aims for the start through the operator, in seconds, with an agent on the
+	// node and without.
+	maxWarm, maxCold = 0.2, 2
 )
 
 func measurements(only string) (ms []measurement) {
 	for _, m := range []measurement{
-		{"connections/s, 1 client", load.Job{Kind: load.Connect, Clients: 1, For: repeatFor, Max: maxConnects1}, 3},
-		{"connections/s, 16 clients", load.Job{Kind: load.Connect, Clients: 16, For: repeatFor, Max: maxConnects16}, 3},
-		{"connections/s, 64 clients", load.Job{Kind: load.Connect, Clients: 64, For: repeatFor, Max: maxConnects16}, 3},
-		{"bulk down, 1 connection", load.Job{Kind: load.Down, Clients: 1}, 0.9},
-		{"bulk down, 8 connections", load.Job{Kind: load.Down, Clients: 8}, 0.9},
-		{"bulk up, 1 connection", load.Job{Kind: load.Up, Clients: 1}, 0.9},
-		{"bulk up, 8 connections", load.Job{Kind: load.Up, Clients: 8}, 0.9},
-		{"HTTP requests/s, 1 client", load.Job{Kind: load.HTTP, Clients: 1, For: repeatFor, Max: 1 << 30}, 1},
-		{"HTTP requests/s, 8 clients", load.Job{Kind: load.HTTP, Clients: 8, For: repeatFor, Max: 1 << 30}, 1},
+		{"connections/s, 1 client", load.Job{Kind: load.Connect, Clients: 1, For: repeatFor, Max: maxConnects1}, 3, 4, false},
+		{"connections/s, 16 clients", load.Job{Kind: load.Connect, Clients: 16, For: repeatFor, Max: maxConnects16}, 3, 4, true},
+		{"connections/s, 64 clients", load.Job{Kind: load.Connect, Clients: 64, For: repeatFor, Max: maxConnects16}, 3, 4, false},
+		{"bulk down, 1 connection", load.Job{Kind: load.Down, Clients: 1}, 0.9, 2, false},
+		{"bulk down, 8 connections", load.Job{Kind: load.Down, Clients: 8}, 0.9, 2, true},
+		{"bulk up, 1 connection", load.Job{Kind: load.Up, Clients: 1}, 0.9, 2, false},
+		{"bulk up, 8 connections", load.Job{Kind: load.Up, Clients: 8}, 0.9, 2, false},
+		{"HTTP requests/s, 1 client", load.Job{Kind: load.HTTP, Clients: 1, For: repeatFor, Max: 1 << 30}, 1, 1.5, false},
+		{"HTTP requests/s, 8 clients", load.Job{Kind: load.HTTP, Clients: 8, For: repeatFor, Max: 1 << 30}, 1, 1.5, true},
 	} {
 		if strings.Contains(m.name, only) {
 			ms = append(ms, m)
@@ -75,6 +85,10 @@ const (
 	kubectl  = "port-forward"
 	outgoing = "outgoing"
 	stolen   = "stolen"
+	// idle is direct to a port of the target that its sessions do not take.
+	idle = "port not taken"
+	// viaOperator is before the names of sessions whose carrier is sessions/connect.
+	viaOperator = "operator "
 )
 
 // side is one way to a server.
@@ -100,7 +114,9 @@ func measure(t *host, o options) *Report {
 		t.Logf("finding out how many bytes to move")
 		for _, m := range ms {
 			for _, sd := range sides {
-				sd.calibrate(m)
+				if sd.takes(m) {
+					sd.calibrate(m)
+				}
 			}
 		}
 	}
@@ -114,7 +130,9 @@ func measure(t *host, o options) *Report {
 			for j := range sides {
 				// Nobody is always first, or behind the same other.
 				sd := sides[(i+j+round)%len(sides)]
-				report.add(m, sd.name, sd.measure(m))
+				if sd.takes(m) {
+					report.add(m, sd.name, s.measure(sd, m))
+				}
 			}
 		}
 	}
@@ -126,8 +144,12 @@ func measure(t *host, o options) *Report {
 		}
 	}
 	for _, b := range s.builds {
-		if o.starts > 0 {
-			report.Starts = append(report.Starts, s.starts(b, o.starts))
+		if o.starts == 0 {
+			break
+		}
+		report.Starts = append(report.Starts, s.starts(b, false, o.starts))
+		if b.operator {
+			report.Starts = append(report.Starts, s.starts(b, true, o.starts))
 		}
 	}
 	return report
@@ -156,11 +178,15 @@ func (s *stage) sides() []*side {
 		se = s.stolen(b, port)
 		sides = append(sides, &side{name: b.name + stolen, client: local, raw: hostPort(s.target, port), web: hostPort(s.target, port+1), session: se})
 	}
+	sides = append(sides, &side{name: idle, client: local, raw: hostPort(s.target, rawPort), web: hostPort(s.target, webPort)})
 	for _, sd := range sides {
 		sd.bytes = map[string]int64{}
 	}
 	return sides
 }
+
+// takes says whether a side has a part in a measurement.
+func (sd *side) takes(m measurement) bool { return sd.name != idle || m.idle }
 
 // job fills in where to.
 func (sd *side) job(m measurement) load.Job {
@@ -218,15 +244,19 @@ func firstLine(s string) string {
 type value struct {
 	rate    float64 // connections, requests or bytes a second
 	latency float64 // median of one connection or request, in seconds; 0 for transfers
+	count   float64 // of connections, requests or MiB
+	cpu     cpuTime // that they took
 }
 
-func (sd *side) measure(m measurement) value {
+func (s *stage) measure(sd *side, m measurement) value {
 	j := sd.job(m)
+	before := cpuTimes(s.env.Cluster.PID)
 	r := sd.do(m)
+	used := cpuTimes(s.env.Cluster.PID).since(before)
 	if j.Kind == load.Down || j.Kind == load.Up {
-		return value{rate: float64(j.Bytes) / r.Seconds}
+		return value{rate: float64(j.Bytes) / r.Seconds, count: float64(j.Bytes) / mib, cpu: used}
 	}
-	return value{rate: float64(r.Count) / r.Seconds, latency: r.P50}
+	return value{rate: float64(r.Count) / r.Seconds, latency: r.P50, count: float64(r.Count), cpu: used}
 }
 
 // awaitQuiet waits until few sockets are in TIME_WAIT and returns their number.
@@ -308,12 +338,20 @@ func (s *stage) status(pid int, key string) float64 {
 }
 
 // starts takes the time of sessions, from the start of the command to the first instruction
-// of the local process.
-func (s *stage) starts(b build, n int) Start {
-	s.t.Logf("starting %d %ssessions for their time", n, b.name)
+// of the local process. Those through the operator are warm when their agent is there already; others
+// have an agent each.
+func (s *stage) starts(b build, warm bool, n int) Start {
 	out := Start{Name: strings.TrimSpace(b.name), Parts: map[string]float64{}}
+	if b.operator {
+		out.Name += map[bool]string{true: ", warm", false: ", cold"}[warm]
+		out.Aim = map[bool]float64{true: maxWarm, false: maxCold}[warm]
+	}
+	s.t.Logf("starting %d sessions for their time: %s", n, cmp.Or(out.Name, "agents of their own"))
 	parts := map[string][]float64{}
 	for range n {
+		if b.operator && !warm {
+			s.removeAgents()
+		}
 		out.bare = append(out.bare, s.clock(nil, s.loader, "clock"))
 		l := &lines{}
 		total := s.clock(l, s.execArgs(b, "steal", s.loader, "clock")...)

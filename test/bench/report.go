@@ -29,8 +29,10 @@ type Report struct {
 type Row struct {
 	Name string `json:"name"`
 	// Aim is the least ratio of a session to kubectl port-forward, 0 for none.
-	Aim   float64 `json:"aim,omitempty"`
-	Sides []*Side `json:"sides"`
+	Aim float64 `json:"aim,omitempty"`
+	// OperatorAim is the same for sessions through the operator.
+	OperatorAim float64 `json:"operatorAim,omitempty"`
+	Sides       []*Side `json:"sides"`
 
 	bulk bool
 }
@@ -46,6 +48,12 @@ type Side struct {
 	// connections and to kubectl port-forward.
 	Direct  float64 `json:"ratioToDirect"`
 	Forward float64 `json:"ratioToPortForward"`
+	// CPU is the CPU time for one connection, request or MiB, in microseconds, by group of programs. Unlike the
+	// rates, it says something on a machine that does other things too.
+	CPU map[string]float64 `json:"cpu"`
+
+	count float64
+	used  cpuTime
 }
 
 // Memory is what a client needed, in MiB.
@@ -71,6 +79,8 @@ type Start struct {
 	// Parts by name, as they are in the command's progress, in their Order.
 	Parts map[string]float64 `json:"parts"`
 	Order []string           `json:"order"`
+	// Aim is what Total has to stay below, 0 for none.
+	Aim float64 `json:"aim,omitempty"`
 
 	totals, bare []float64
 }
@@ -80,17 +90,22 @@ func (r *Report) add(m measurement, side string, v value) {
 	i := slices.IndexFunc(r.Rows, func(row *Row) bool { return row.Name == m.name })
 	if i < 0 {
 		i = len(r.Rows)
-		r.Rows = append(r.Rows, &Row{Name: m.name, Aim: m.aim, bulk: v.latency == 0})
+		r.Rows = append(r.Rows, &Row{Name: m.name, Aim: m.aim, OperatorAim: m.operatorAim, bulk: v.latency == 0})
 	}
 	row := r.Rows[i]
 	sd := row.side(side)
 	if sd == nil {
-		sd = &Side{Name: side}
+		sd = &Side{Name: side, CPU: map[string]float64{}, used: cpuTime{}}
 		row.Sides = append(row.Sides, sd)
 	}
 	sd.Rates = append(sd.Rates, v.rate)
 	if v.latency > 0 {
 		sd.Latencies = append(sd.Latencies, v.latency)
+	}
+	sd.count += v.count
+	for group, seconds := range v.cpu {
+		sd.used[group] += seconds
+		sd.CPU[group] = sd.used[group] / sd.count * 1e6
 	}
 	for _, sd := range row.Sides {
 		sd.Direct = ratio(sd.Rates, row.side(direct))
@@ -135,15 +150,26 @@ func median(all []float64) float64 {
 // Missed lists the aims that this checkout's build does not reach.
 func (r *Report) Missed() (missed []string) {
 	for _, row := range r.Rows {
-		for _, name := range []string{outgoing, stolen} {
-			if sd := row.side(name); sd != nil && sd.Forward < row.Aim {
-				missed = append(missed, fmt.Sprintf("%s, %s: %.2f times kubectl port-forward, not %.2g", row.Name, name, sd.Forward, row.Aim))
+		for _, sd := range row.ordered() {
+			aim := map[string]float64{
+				outgoing: row.Aim, stolen: row.Aim, viaOperator + outgoing: row.OperatorAim, viaOperator + stolen: row.OperatorAim,
+			}[sd.Name]
+			if sd.Forward < aim {
+				missed = append(missed, fmt.Sprintf("%s, %s: %.2f times kubectl port-forward, not %.2g", row.Name, sd.Name, sd.Forward, aim))
+			}
+			if sd.Name == idle && sd.Direct < minIdle {
+				missed = append(missed, fmt.Sprintf("%s, %s: %.2f times direct, not %.2g", row.Name, sd.Name, sd.Direct, minIdle))
 			}
 		}
 	}
 	for _, m := range r.Memory {
-		if (m.Name == outgoing || m.Name == stolen) && m.Held >= maxMemory {
+		if name := strings.TrimPrefix(m.Name, viaOperator); (name == outgoing || name == stolen) && m.Held >= maxMemory {
 			missed = append(missed, fmt.Sprintf("memory with %d connections, %s: %.0f MiB, not less than %d", m.Connections, m.Name, m.Held, maxMemory))
+		}
+	}
+	for _, s := range r.Starts {
+		if s.Aim > 0 && s.Total >= s.Aim {
+			missed = append(missed, fmt.Sprintf("start, %s: %s, not less than %s", s.Name, milliseconds(s.Total), milliseconds(s.Aim)))
 		}
 	}
 	return missed
@@ -158,6 +184,8 @@ func (r *Report) Table() string {
 		r.ratios(w)
 		fmt.Fprintln(w)
 		r.absolute(w)
+		fmt.Fprintln(w)
+		r.cpu(w)
 		fmt.Fprintf(w, "\nsockets in TIME_WAIT before each round: %s\n", strings.Trim(fmt.Sprint(r.TimeWait), "[]"))
 		if r.Stuck > 0 {
 			fmt.Fprintf(w, "times that kubectl port-forward stopped working and was started again: %d\n", r.Stuck)
@@ -184,7 +212,7 @@ func in(build string) string {
 	if build == "" {
 		return ""
 	}
-	return " (" + build + " build)"
+	return " (" + build + ")"
 }
 
 func (r *Report) ratios(w *tabwriter.Writer) {
@@ -195,13 +223,37 @@ func (r *Report) ratios(w *tabwriter.Writer) {
 	fmt.Fprintln(w, "\taim")
 	for _, row := range r.Rows {
 		fmt.Fprint(w, row.Name)
-		for _, sd := range row.ordered()[1:] {
-			fmt.Fprintf(w, "\t%.3f", sd.Direct)
-			if sd.Name != kubectl {
-				fmt.Fprintf(w, " (%.2f)", sd.Forward)
+		for _, of := range r.Rows[0].ordered()[1:] {
+			sd := row.side(of.Name)
+			switch {
+			case sd == nil:
+				fmt.Fprint(w, "\t")
+			case sd.Name == kubectl || sd.Name == idle:
+				fmt.Fprintf(w, "\t%.3f", sd.Direct)
+			default:
+				fmt.Fprintf(w, "\t%.3f (%.2f)", sd.Direct, sd.Forward)
 			}
 		}
-		fmt.Fprintf(w, "\t(%.2g)\n", row.Aim)
+		fmt.Fprintf(w, "\t(%.2g, operator %.2g)\n", row.Aim, row.OperatorAim)
+	}
+}
+
+// cpu is a table of CPU times.
+func (r *Report) cpu(w *tabwriter.Writer) {
+	fmt.Fprintf(w, "CPU time, µs\t%s\n", strings.Join(cpuGroups, "\t"))
+	for _, row := range r.Rows {
+		per := "a connection or request"
+		if row.bulk {
+			per = "a MiB"
+		}
+		fmt.Fprintf(w, "%s, for %s\n", row.Name, per)
+		for _, sd := range row.ordered() {
+			fmt.Fprintf(w, "  %s", sd.Name)
+			for _, group := range cpuGroups {
+				fmt.Fprintf(w, "\t%.0f", sd.CPU[group])
+			}
+			fmt.Fprintln(w)
+		}
 	}
 }
 
@@ -213,7 +265,12 @@ func (r *Report) absolute(w *tabwriter.Writer) {
 	fmt.Fprintln(w)
 	for _, row := range r.Rows {
 		fmt.Fprint(w, row.Name)
-		for _, sd := range row.ordered() {
+		for _, of := range r.Rows[0].ordered() {
+			sd := row.side(of.Name)
+			if sd == nil {
+				fmt.Fprint(w, "\t")
+				continue
+			}
 			if row.bulk {
 				fmt.Fprintf(w, "\t%.0f MiB/s", median(sd.Rates)/mib)
 			} else {
@@ -228,11 +285,11 @@ func (r *Report) absolute(w *tabwriter.Writer) {
 // were started.
 func (row *Row) ordered() []*Side {
 	rank := func(sd *Side) int {
-		i := slices.Index([]string{direct, kubectl, outgoing, stolen}, sd.Name)
-		if i < 0 {
-			return 4
+		order := []string{direct, kubectl, outgoing, stolen, viaOperator + outgoing, viaOperator + stolen}
+		if i := slices.Index(order, sd.Name); i >= 0 {
+			return i
 		}
-		return i
+		return len(order)
 	}
 	return slices.SortedStableFunc(slices.Values(row.Sides), func(a, b *Side) int {
 		if d := rank(a) - rank(b); d != 0 {

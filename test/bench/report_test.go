@@ -67,18 +67,19 @@ func sample() *Report {
 			{Name: outgoing, Traffic: 40.4, Held: 64, Connections: 1000, Seconds: 0.25},
 			{Name: stolen, Traffic: 41, Held: 46.6, Connections: 1000, Seconds: 0.3},
 		},
-		Starts: []Start{{Total: 1.2344, Bare: 0.0012, Parts: map[string]float64{"agent": 0.9, "tunnel": 0.0301}, Order: []string{"agent", "tunnel"}}, {Name: "other", Total: 2}},
+		Starts: []Start{{Total: 1.2344, Bare: 0.0012, Parts: map[string]float64{"agent": 0.9, "tunnel": 0.0301}, Order: []string{"agent", "tunnel"}}, {Name: "other", Total: 2}, {Name: "operator, warm", Total: 0.25, Aim: 0.2}},
 	}
-	connects := measurement{name: "new connections", aim: 3}
-	bulk := measurement{name: "download", aim: 0.9}
+	connects := measurement{name: "new connections", aim: 3, operatorAim: 4}
+	bulk := measurement{name: "download", aim: 0.9, operatorAim: 2}
 	for round, rates := range []map[string][2]float64{
-		{direct: {1000, 900 * mib}, kubectl: {100, 90 * mib}, outgoing: {310, 81 * mib}, stolen: {200, 90 * mib}, "older outgoing": {50, 9 * mib}},
-		{direct: {2000, 1800 * mib}, kubectl: {100, 180 * mib}, outgoing: {300, 162 * mib}, stolen: {100, 360 * mib}, "older outgoing": {50, 18 * mib}},
+		{direct: {1000, 900 * mib}, kubectl: {100, 90 * mib}, outgoing: {310, 81 * mib}, stolen: {200, 90 * mib}, "older outgoing": {50, 9 * mib}, viaOperator + stolen: {390, 190 * mib}},
+		{direct: {2000, 1800 * mib}, kubectl: {100, 180 * mib}, outgoing: {300, 162 * mib}, stolen: {100, 360 * mib}, "older outgoing": {50, 18 * mib}, viaOperator + stolen: {390, 380 * mib}},
 	} {
-		for _, side := range []string{stolen, kubectl, "older outgoing", direct, outgoing} { // the order of a round varies
-			r.add(connects, side, value{rate: rates[side][0], latency: 0.001 * float64(round+1)})
-			r.add(bulk, side, value{rate: rates[side][1]})
+		for _, side := range []string{stolen, kubectl, "older outgoing", direct, outgoing, viaOperator + stolen} { // the order of a round varies
+			r.add(connects, side, value{rate: rates[side][0], latency: 0.001 * float64(round+1), count: 100, cpu: cpuTime{clientCPU: 0.04, loadCPU: 0.02 * float64(round)}})
+			r.add(bulk, side, value{rate: rates[side][1], count: 10, cpu: cpuTime{agentCPU: 0.07}})
 		}
+		r.add(connects, idle, value{rate: 850 * float64(round+1), latency: 0.001, count: 100})
 	}
 	return r
 }
@@ -87,6 +88,7 @@ func TestAdd(t *testing.T) {
 	row := sample().Rows[0]
 	want := map[string][2]float64{
 		direct: {1, 15}, kubectl: {0.075, 1}, outgoing: {0.23, 3.05}, stolen: {0.125, 1.5}, "older outgoing": {0.0375, 0.5},
+		viaOperator + stolen: {0.2925, 3.9}, idle: {0.85, 12.75},
 	}
 	got := map[string][2]float64{}
 	for _, sd := range row.Sides {
@@ -103,7 +105,7 @@ func TestAdd(t *testing.T) {
 	for _, sd := range row.ordered() {
 		names = append(names, sd.Name)
 	}
-	if diff := cmp.Diff([]string{direct, kubectl, outgoing, stolen, "older outgoing"}, names); diff != "" {
+	if diff := cmp.Diff([]string{direct, kubectl, outgoing, stolen, viaOperator + stolen, "older outgoing", idle}, names); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
 }
@@ -113,7 +115,10 @@ func TestAdd(t *testing.T) {
 func TestMissed(t *testing.T) {
 	want := []string{
 		"new connections, stolen: 1.50 times kubectl port-forward, not 3",
+		"new connections, operator stolen: 3.90 times kubectl port-forward, not 4",
+		"new connections, port not taken: 0.85 times direct, not 0.9",
 		"memory with 1000 connections, outgoing: 64 MiB, not less than 64",
+		"start, operator, warm: 250 ms, not less than 200 ms",
 	}
 	if diff := cmp.Diff(want, sample().Missed()); diff != "" {
 		t.Errorf("missed (-want +got):\n%s", diff)
@@ -155,6 +160,27 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+func TestParseStat(t *testing.T) {
+	for text, want := range map[string]procStat{
+		"42 (a) (b) S 7 42 7 0 -1 4194560 1 2 3 4 150 25 9 9 20 0 1 0": {name: "a) (b", parent: 7, seconds: 1.75},
+		"":         {},
+		"42 (a":    {},
+		"42 (a) S": {name: "a"},
+	} {
+		pid, s, ok := parseStat([]byte(text))
+		if ok != (pid == 42) || s != want {
+			t.Errorf("%q: %d, %+v, %v", text, pid, s, ok)
+		}
+	}
+	used := cpuTimes(os.Getpid())
+	if len(used) > 0 {
+		t.Errorf("a test has the programs %v", used)
+	}
+	if got, want := (cpuTime{"a": 3, "b": 1}).since(cpuTime{"a": 1, "b": 2}), (cpuTime{"a": 2}); !cmp.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestMilliseconds(t *testing.T) {
 	for seconds, want := range map[float64]string{0: "0.00 ms", 0.00123: "1.23 ms", 0.0999: "100 ms", 1.5: "1500 ms"} {
 		if got := milliseconds(seconds); got != want {
@@ -170,8 +196,8 @@ func TestParse(t *testing.T) {
 		want options
 		ok   bool
 	}{
-		{nil, options{rounds: 5, starts: 7, output: "text"}, true},
-		{[]string{"-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
+		{nil, options{rounds: 5, starts: 7, output: "text", operator: true}, true},
+		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
 		{[]string{"-rounds", "0"}, options{}, false},
 		{[]string{"-o", "yaml"}, options{}, false},
 		{[]string{"-only", "no such thing"}, options{}, false},

@@ -58,6 +58,8 @@ type build struct {
 	name    string // "" for this checkout's
 	mirrord string
 	image   string // of its agent
+	// operator says that its sessions are the operator's.
+	operator bool
 }
 
 // stage is where everything is measured.
@@ -76,7 +78,7 @@ func newStage(t *host, o options) *stage {
 	t.Logf("building")
 	dir := t.TempDir()
 	s.loader = filepath.Join(dir, "loader")
-	cmd := exec.CommandContext(t.ctx, "go", "build", "-trimpath", "-o", dir, "./cmd/mirrord", "./cmd/mirrord-agent", "./test/bench/loader")
+	cmd := exec.CommandContext(t.ctx, "go", "build", "-trimpath", "-o", dir, "./cmd/mirrord", "./cmd/mirrord-agent", "./cmd/mirrord-operator", "./test/bench/loader")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
@@ -89,6 +91,9 @@ func newStage(t *host, o options) *stage {
 	s.ns = s.env.Namespace(t)
 	s.env.Apply(t, s.ns, pods)
 	s.env.WaitReady(t, s.ns, "pod/target", "pod/server")
+	if o.operator {
+		s.installOperator(dir)
+	}
 	s.target = s.env.Pod(t, s.ns, "target").Status.PodIP
 	s.server = s.env.Pod(t, s.ns, "server").Status.PodIP
 	return s
@@ -216,11 +221,15 @@ func (s *stage) session(b build, incoming string, command ...string) *session {
 }
 
 func (s *stage) execArgs(b build, incoming string, command ...string) []string {
-	config, err := json.Marshal(map[string]any{
-		"target":  map[string]any{"path": "pod/target", "namespace": s.ns},
-		"agent":   map[string]any{"image": b.image, "image_pull_policy": "Never"},
-		"feature": map[string]any{"network": map[string]any{"incoming": incoming}},
-	})
+	settings := map[string]any{
+		"target":   map[string]any{"path": "pod/target", "namespace": s.ns},
+		"operator": b.operator,
+		"feature":  map[string]any{"network": map[string]any{"incoming": incoming}},
+	}
+	if !b.operator {
+		settings["agent"] = map[string]any{"image": b.image, "image_pull_policy": "Never"}
+	}
+	config, err := json.Marshal(settings)
 	if err != nil {
 		s.t.Fatal(err)
 	}
