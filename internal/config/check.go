@@ -87,6 +87,18 @@ func patternMistake(err error) string {
 	if bad := (*pattern.SyntaxError)(nil); errors.As(err, &bad) {
 		return "is no regular expression: " + bad.Reason
 	}
+	return fmt.Sprintf("is no regular expression: %v", err)
+}
+
+// lookaround are notations that HTTP filters may use and Go's regular expressions lack.
+var lookaround = regexp.MustCompile(`\(\?(=|!|<=|<!|>)|\\[1-9]|\\k<`)
+
+func checkLookaroundPattern(c *checker) {
+	for element, text := range c.texts() {
+		if message := filterPatternMistake(text); message != "" {
+			c.fail(element, message, "")
+		}
+	}
 }
 
 func filterPatternMistake(text string) string {

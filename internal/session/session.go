@@ -223,11 +223,11 @@ type session struct {
 func (s *session) prepare(w wire.Welcome) {
 	in := s.incomingConfig(w)
 	s.targetless = w.Targetless
-	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
-	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
 	if s.o.Plan.config.Feature.Hostname && !w.Targetless {
 		s.hostname = w.Hostname
 	}
+	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
+	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
 		Config: in,
 		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },
 		Gone:   s.net.table.Disowns,
