@@ -208,7 +208,6 @@ func (s *operatorStage) testProfiles(t *testing.T, alice *sessionUser) {
 		made, err = alice.create(follows)
 		return err
 	})
-	ends := alice.watchEnd(made)
 	forged := spec(t, "deployment/shop")
 	forged.Profile, forged.Features.Incoming.Mode = s.ns+"/base", "mirror"
 	var status apierrors.APIStatus
@@ -217,8 +216,27 @@ func (s *operatorStage) testProfiles(t *testing.T, alice *sessionUser) {
 		t.Errorf("a session that claims a profile and does otherwise: %v", err)
 	}
 	s.env.Apply(t, s.ns, fmt.Sprintf(follow, "mirror"))
-	if e := alice.ended(ends); e.Reason != "ProfileChanged" {
-		t.Errorf("the end of a session whose profile says something else now: %+v", e)
+	alice.until(made.Name, func(got *sessions.Session) error {
+		for _, n := range got.Status.Notices {
+			if n.Level == "warning" && strings.Contains(n.Text, "goes on as it was started") && strings.Contains(n.Text, "feature.network.incoming.mode") {
+				return nil
+			}
+		}
+		return fmt.Errorf("the phase is %s, and the user is told %+v", got.Status.Phase, got.Status.Notices)
+	})
+	// A policy that does not allow it any more is another matter.
+	ends := alice.watchEnd(made)
+	s.env.Apply(t, s.ns, `
+apiVersion: policies.mirrord.metalbear.co/v1alpha
+kind: MirrordPolicy
+metadata: {name: only-others}
+spec: {targetPath: deployment/shop, requireProfile: true, profileAllowlist: [others], block: []}
+`)
+	if e := alice.ended(ends); e.Reason != "PolicyChanged" || !strings.Contains(e.Text, "only-others") {
+		t.Errorf("the end of a session whose profile no policy allows any more: %+v", e)
+	}
+	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "delete", "mirrordpolicy", "only-others", "-n", s.ns); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 }
 

@@ -87,6 +87,9 @@ type backend struct {
 	creator user.Info
 	refuse  error
 
+	mine  []sessions.Session // what List has; nil means the one
+	ended []string
+
 	agent net.Conn // the far end of the next carrier
 	over  chan struct{}
 }
@@ -117,6 +120,9 @@ func (b *backend) Get(_ context.Context, _, name string) (*sessions.Session, err
 }
 
 func (b *backend) List(context.Context, string, metav1.ListOptions) (*sessions.SessionList, error) {
+	if b.mine != nil {
+		return &sessions.SessionList{Items: b.mine}, nil
+	}
 	return &sessions.SessionList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}, Items: []sessions.Session{*b.session()}}, nil
 }
 
@@ -126,7 +132,13 @@ func (b *backend) Watch(context.Context, string, metav1.ListOptions) (watch.Inte
 	return w, nil
 }
 
-func (b *backend) End(_ context.Context, u user.Info, _, _ string, _ *metav1.Preconditions, _ bool) (*sessions.Session, error) {
+func (b *backend) End(_ context.Context, u user.Info, namespace, name string, pre *metav1.Preconditions, _ bool) (*sessions.Session, error) {
+	if name == "gone" {
+		return nil, apierrors.NewNotFound(sessions.Resource("sessions"), name)
+	}
+	if pre != nil && pre.UID != nil {
+		b.ended = append(b.ended, namespace+"/"+name+"/"+string(*pre.UID))
+	}
 	s := b.session()
 	s.Status.End = &sessions.SessionEnd{By: u.GetName()}
 	return s, nil
@@ -345,6 +357,28 @@ func TestCreate(t *testing.T) {
 		if code, raw := l.do(proxy, http.MethodPost, api+"/namespaces/shop/sessions", bad); code < 400 || code >= 500 {
 			t.Errorf("%s: %d: %s", name, code, raw)
 		}
+	}
+}
+
+// TestAllSessionsOfANamespaceEnd: the verb is one of its own, and sessions that end meanwhile do
+// not matter.
+func TestAllSessionsOfANamespaceEnd(t *testing.T) {
+	l := newLab(t)
+	for name, phase := range map[string]sessions.SessionPhase{"s-1": sessions.SessionActive, "over": sessions.SessionEnded, "gone": sessions.SessionActive} {
+		s := *l.session()
+		s.Name, s.UID, s.Status.Phase = name, "u", phase
+		l.mine = append(l.mine, s)
+	}
+	code, raw := l.do(l.client("front-proxy"), http.MethodDelete, api+"/namespaces/shop/sessions", "")
+	var list sessions.SessionList
+	if err := json.Unmarshal(raw, &list); err != nil || code != http.StatusOK || len(list.Items) != 1 || list.Items[0].Status.End.By != "alice" {
+		t.Errorf("answer %d, %v: %s", code, err, raw)
+	}
+	if diff := cmp.Diff([]string{"shop/s-1/u"}, l.ended); diff != "" {
+		t.Errorf("what ended (-want +got):\n%s", diff)
+	}
+	if code, raw := l.do(l.client("front-proxy"), http.MethodDelete, api+"/sessions", ""); code < 400 {
+		t.Errorf("sessions of all namespaces at once: %d: %s", code, raw)
 	}
 }
 

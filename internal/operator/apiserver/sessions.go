@@ -50,6 +50,7 @@ var (
 	_ rest.Lister               = &sessionsREST{}
 	_ rest.Watcher              = &sessionsREST{}
 	_ rest.GracefulDeleter      = &sessionsREST{}
+	_ rest.CollectionDeleter    = &sessionsREST{}
 )
 
 func (*sessionsREST) New() runtime.Object     { return &sessions.Session{} }
@@ -118,6 +119,42 @@ func (r *sessionsREST) Delete(ctx context.Context, name string, validate rest.Va
 	}
 	s, err := result(r.sessions.End(ctx, u, namespace, name, opts.Preconditions, len(opts.DryRun) > 0))
 	return s, false, err
+}
+
+// DeleteCollection implements rest.CollectionDeleter: it ends all sessions of a namespace that
+// opts choose, one after the other. Sessions that have ended already are left out. The first
+// that can't be ended stops it.
+func (r *sessionsREST) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, opts *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
+	_, namespace, err := who(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if list == nil {
+		list = &internalversion.ListOptions{}
+	}
+	all, err := r.sessions.List(ctx, namespace, external(list))
+	if err != nil {
+		return nil, err
+	}
+	ended := &sessions.SessionList{ListMeta: all.ListMeta}
+	for i := range all.Items {
+		if all.Items[i].Status.Phase == sessions.SessionEnded {
+			continue
+		}
+		one := opts.DeepCopy()
+		one.Preconditions = &metav1.Preconditions{UID: &all.Items[i].UID}
+		o, _, err := r.Delete(ctx, all.Items[i].Name, validate, one)
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			continue // it ended by itself
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s, ok := o.(*sessions.Session); ok {
+			ended.Items = append(ended.Items, *s)
+		}
+	}
+	return ended, nil
 }
 
 // result keeps a nil pointer from becoming an object.

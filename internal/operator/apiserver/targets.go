@@ -120,8 +120,8 @@ func Summary(f sessions.Features) string {
 		}
 	}
 	switch m := f.Incoming.Mode; {
-	case m == "steal" && f.Incoming.Filter != nil:
-		words = append(words, "steal (filtered)")
+	case (m == "steal" || m == "mirror") && f.Incoming.Filter != nil:
+		words = append(words, m+" (filtered)")
 	default:
 		add(m, m != "" && m != "off")
 	}

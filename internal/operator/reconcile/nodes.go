@@ -119,11 +119,20 @@ func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
 			}
 		}
 	}
-	waited := rec.Seen != nil && len(rec.Status.Attachments) == 0 && time.Since(rec.Seen.Time) >= r.GracePeriod
+	waited := rec.Seen != nil && len(rec.Status.Attachments) == 0 && r.unseen(rec) >= r.GracePeriod
 	if gone && !there || waited {
 		return &ending{records.ReasonClientGone, "its client was gone for " + r.GracePeriod.String()}
 	}
 	return nil
+}
+
+// unseen is for how long nothing was heard of the client of a session without attachments. While
+// no replica looked after sessions, no client could be heard.
+func (r *Reconciler) unseen(rec *recordsv1.SessionRecord) time.Duration {
+	r.mu.Lock()
+	began := r.began
+	r.mu.Unlock()
+	return min(time.Since(rec.Seen.Time), time.Since(began))
 }
 
 func attached(rec *recordsv1.SessionRecord, name string) bool {

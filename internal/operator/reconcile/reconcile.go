@@ -60,6 +60,7 @@ type Reconciler struct {
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName] // nil while it does not run
 	missing map[types.NamespacedName]time.Time                         // since when targets are missing
 	asked   map[types.NamespacedName]time.Time                         // when users' rights were looked at
+	began   time.Time                                                  // when this replica began to look after sessions
 }
 
 // New returns a reconciler that does nothing before it runs. Call it before the caches run.
@@ -91,7 +92,7 @@ func (r *Reconciler) Run(ctx context.Context) {
 	defer r.Log.Info("this replica does not look after sessions any more")
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](200*time.Millisecond, 30*time.Second))
 	r.mu.Lock()
-	r.queue = queue
+	r.queue, r.began = queue, time.Now()
 	r.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -122,6 +122,14 @@ func TestASessionThatWaitsTooLong(t *testing.T) {
 	if e := r.clientGone(rec); e == nil || e.reason != records.ReasonClientGone {
 		t.Errorf("it does not end: %+v", e)
 	}
+	// The replica that looked after it before may have been away for long.
+	r.began = time.Now().Add(-30 * time.Second)
+	if e := r.clientGone(rec); e != nil {
+		t.Errorf("it ends before its client could say that it is there: %+v", e)
+	}
+	if next := r.next(rec); next <= 0 || next > 31*time.Second {
+		t.Errorf("it is looked at again in %s", next)
+	}
 }
 
 // TestSettle: what agents say of workers gets into records, and what they lost is registered
@@ -182,16 +190,49 @@ func TestSessionsThatAreTooOld(t *testing.T) {
 	}
 }
 
-func TestWhyASessionIsForbidden(t *testing.T) {
-	rec := record("a")
-	rec.Spec.Profile = "base"
-	byPolicy := policy.Decision{Reasons: []policy.Reason{{Code: policy.CodeBlocked, Policy: &policy.Ref{Name: "strict"}, Message: "it steals"}}}
-	byProfile := policy.Decision{Reasons: []policy.Reason{{Code: policy.CodeProfileNotFollowed, Message: "it does otherwise"}}}
-	if e := forbidden(rec, byPolicy); e.reason != records.ReasonPolicyChanged {
-		t.Errorf("%+v", e)
+// TestPoliciesEndSessionsAndProfilesDoNot: what a policy forbids ends; a profile that has
+// changed under a session is told.
+func TestPoliciesEndSessionsAndProfilesDoNot(t *testing.T) {
+	byPolicy := policy.Reason{Code: policy.CodeBlocked, Policy: &policy.Ref{Name: "strict"}, Message: "it steals"}
+	features := policy.Reason{Code: policy.CodeFeatures, Message: "they make no sense"}
+	otherwise := policy.Reason{
+		Code: policy.CodeProfileNotFollowed, Message: "it does otherwise",
+		Differences: []policy.Difference{{Path: "feature.network.incoming.mode", Session: `"steal"`, Profile: `"mirror"`}},
 	}
-	if e := forbidden(rec, byProfile); e.reason != records.ReasonProfileChanged {
-		t.Errorf("%+v", e)
+	unusable := policy.Reason{Code: policy.CodeProfileUnusable, Message: "it can't be applied"}
+	for name, test := range map[string]struct {
+		reasons []policy.Reason
+		there   bool
+		end     string
+		notice  string
+	}{
+		"nothing to say":     {nil, true, "", `profile "base" has changed; the session is still as it says`},
+		"a policy":           {[]policy.Reason{byPolicy}, true, `policy "strict" (): it steals`, ""},
+		"unreadable":         {[]policy.Reason{features}, true, "they make no sense", ""},
+		"a policy's part":    {[]policy.Reason{otherwise, byPolicy}, true, `policy "strict" (): it steals`, ""},
+		"another profile":    {[]policy.Reason{otherwise}, true, "", `profile "base" has changed: feature.network.incoming.mode is "steal" and would be "mirror"; the session goes on as it was started; start it again to have what the profile says now`},
+		"a broken profile":   {[]policy.Reason{unusable}, true, "", `profile "base" has changed: it can't be applied; the session goes on as it was started; start it again to have what the profile says now`},
+		"no profile anymore": {[]policy.Reason{unusable}, false, "", `profile "base" has been deleted; the session goes on as it was started`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := policy.Decision{Reasons: test.reasons}
+			got := ""
+			e := forbidden(d)
+			if e != nil {
+				if got = e.text; e.reason != records.ReasonPolicyChanged {
+					t.Errorf("it ends for %s", e.reason)
+				}
+			}
+			if got != test.end {
+				t.Errorf("it ends with %q, want %q", got, test.end)
+			}
+			if e == nil {
+				level, text := profileNotice("base", test.there, d)
+				if text != test.notice || (level == records.Info) != (test.reasons == nil) {
+					t.Errorf("%s: %s\nwant %s", level, text, test.notice)
+				}
+			}
+		})
 	}
 }
 

@@ -144,7 +144,7 @@ func (r *Reconciler) next(rec *recordsv1.SessionRecord) time.Duration {
 		sooner(r.MaxSessionTime - time.Since(rec.CreationTimestamp.Time))
 	}
 	if rec.Status.Phase == sessions.SessionWaiting && rec.Seen != nil {
-		sooner(r.GracePeriod - time.Since(rec.Seen.Time))
+		sooner(r.GracePeriod - r.unseen(rec))
 	}
 	return next
 }
@@ -174,12 +174,13 @@ func (r *Reconciler) resolve(key types.NamespacedName, path config.TargetPath) (
 // judge decides about a session again, and changes what it may do.
 func (r *Reconciler) judge(rec *recordsv1.SessionRecord, target *workloads.Target) *ending {
 	decision := r.Rules.Decide(target.Policy(), rec.Spec.Features, rec.Spec.Profile)
-	if !decision.Allowed() {
-		return forbidden(rec, decision)
+	if e := forbidden(decision); e != nil {
+		return e
 	}
 	if generation := r.Rules.ProfileGeneration(rec.Spec.Profile); generation != rec.ProfileGeneration {
 		rec.ProfileGeneration = generation
-		records.Notify(rec, time.Now(), records.Info, fmt.Sprintf("profile %q has changed; the session is still as it says", rec.Spec.Profile))
+		level, text := profileNotice(rec.Spec.Profile, generation != "", decision)
+		records.Notify(rec, time.Now(), level, text)
 	}
 	if len(target.Pods) == 0 && target.Path.Kind != config.Targetless {
 		// Without pods, policies that choose by labels can't be told to bind. What was
@@ -210,14 +211,38 @@ func (r *Reconciler) judge(rec *recordsv1.SessionRecord, target *workloads.Targe
 	return nil
 }
 
-// forbidden is the end of a session that is not allowed any more.
-func forbidden(rec *recordsv1.SessionRecord, d policy.Decision) *ending {
-	e := &ending{records.ReasonPolicyChanged, (&policy.RefusedError{Reasons: d.Reasons}).Error()}
-	if !slices.ContainsFunc(d.Reasons, func(r policy.Reason) bool { return r.Policy != nil }) {
-		e.reason = records.ReasonProfileChanged
-		e.text = fmt.Sprintf("profile %q has changed: %s", rec.Spec.Profile, e.text)
+// forbidden is the end of a session that policies do not allow any more. A session that does
+// not follow its profile any more goes on: it did when it was started.
+func forbidden(d policy.Decision) *ending {
+	reasons := slices.DeleteFunc(slices.Clone(d.Reasons), aboutProfile)
+	if len(reasons) == 0 {
+		return nil
 	}
-	return e
+	return &ending{records.ReasonPolicyChanged, (&policy.RefusedError{Reasons: reasons}).Error()}
+}
+
+// aboutProfile says that no policy refuses, but what the session's profile says now.
+func aboutProfile(r policy.Reason) bool {
+	return r.Policy == nil && (r.Code == policy.CodeProfileNotFollowed || r.Code == policy.CodeProfileUnusable)
+}
+
+// profileNotice tells the user that the session's profile has changed, or is there no longer.
+func profileNotice(name string, there bool, d policy.Decision) (level, text string) {
+	const goesOn = "the session goes on as it was started; start it again to have what the profile says now"
+	i := slices.IndexFunc(d.Reasons, aboutProfile)
+	switch {
+	case !there:
+		return records.Warning, fmt.Sprintf("profile %q has been deleted; the session goes on as it was started", name)
+	case i < 0:
+		return records.Info, fmt.Sprintf("profile %q has changed; the session is still as it says", name)
+	case d.Reasons[i].Code == policy.CodeProfileUnusable:
+		return records.Warning, fmt.Sprintf("profile %q has changed: %s; %s", name, d.Reasons[i].Message, goesOn)
+	}
+	texts := make([]string, len(d.Reasons[i].Differences))
+	for j, diff := range d.Reasons[i].Differences {
+		texts[j] = fmt.Sprintf("%s is %s and would be %s", diff.Path, diff.Session, diff.Profile)
+	}
+	return records.Warning, fmt.Sprintf("profile %q has changed: %s; %s", name, strings.Join(texts, ", "), goesOn)
 }
 
 // attach makes a record's attachments those of the target's pods. It returns what failed, which

@@ -60,7 +60,6 @@ func Notify(r *records.SessionRecord, now time.Time, level, text string) {
 const (
 	ReasonDeleted        = "Deleted"
 	ReasonPolicyChanged  = "PolicyChanged"
-	ReasonProfileChanged = "ProfileChanged"
 	ReasonTargetGone     = "TargetGone"
 	ReasonClientGone     = "ClientGone"
 	ReasonTimeLimit      = "TimeLimit"

@@ -70,6 +70,7 @@ func (m *Manager) Get(ctx context.Context, namespace, name string) (*sessions.Se
 	if err != nil {
 		return nil, translate(err, name)
 	}
+	m.asked(ctx, namespace, name)
 	return records.Session(r), nil
 }
 
@@ -78,6 +79,9 @@ func (m *Manager) List(ctx context.Context, namespace string, opts metav1.ListOp
 	l, err := m.Records.List(ctx, namespace, opts)
 	if err != nil {
 		return nil, translate(err, "")
+	}
+	if name, one := strings.CutPrefix(opts.FieldSelector, "metadata.name="); one {
+		m.asked(ctx, namespace, name)
 	}
 	return records.SessionList(l), nil
 }
@@ -101,32 +105,61 @@ func (m *Manager) Watch(ctx context.Context, namespace string, opts metav1.ListO
 	}), nil
 }
 
+// presentEvery is how often the presence of a client is noted.
+func (m *Manager) presentEvery() time.Duration { return max(m.GracePeriod/4, time.Second) }
+
+// asked notes that somebody has asked for one session. A client that may not watch its session,
+// or whose watches a proxy cuts, is there all the same.
+func (m *Manager) asked(ctx context.Context, namespace, name string) {
+	u, ok := request.UserFrom(ctx)
+	if !ok || !m.unnoted(m.Records.Cached(namespace, name), u) {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		m.note(ctx, u, namespace, name)
+	}()
+}
+
 // present notes, while its creator watches a session that waits for pods, that the client is
 // there. When the session has an agent, that one knows better. It ends with ctx, that of the
 // watch.
 func (m *Manager) present(ctx context.Context, u user.Info, namespace, name string) {
-	every := max(m.GracePeriod/4, time.Second)
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(m.presentEvery())
 	defer tick.Stop()
 	for {
-		r := m.Records.Cached(namespace, name)
-		if r != nil && r.Status.User == u.GetName() && r.Status.Phase == sessions.SessionWaiting &&
-			(r.Seen == nil || time.Since(r.Seen.Time) >= every) {
-			if _, err := m.Records.Update(ctx, r, func(r *recordsv1.SessionRecord) error {
-				if r.Status.Phase != sessions.SessionWaiting {
-					return records.ErrUnchanged
-				}
-				r.Seen = new(metav1.Now())
-				return nil
-			}); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
-				m.Log.Warn("a client's presence could not be noted", "session", namespace+"/"+name, "error", err)
-			}
-		}
+		m.note(ctx, u, namespace, name)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// unnoted says that r is a session of u that waits, and of whose client nothing was noted for
+// a while.
+func (m *Manager) unnoted(r *recordsv1.SessionRecord, u user.Info) bool {
+	return r != nil && r.Status.User == u.GetName() && r.Status.Phase == sessions.SessionWaiting &&
+		(r.Seen == nil || time.Since(r.Seen.Time) >= m.presentEvery())
+}
+
+// note writes down that the client of a session that waits is there.
+func (m *Manager) note(ctx context.Context, u user.Info, namespace, name string) {
+	r := m.Records.Cached(namespace, name)
+	if !m.unnoted(r, u) {
+		return
+	}
+	_, err := m.Records.Update(ctx, r, func(r *recordsv1.SessionRecord) error {
+		if !m.unnoted(r, u) {
+			return records.ErrUnchanged
+		}
+		r.Seen = new(metav1.Now())
+		return nil
+	})
+	if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+		m.Log.Warn("a client's presence could not be noted", "session", namespace+"/"+name, "error", err)
 	}
 }
 

@@ -24,6 +24,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		v1alpha.Features{}.OpenAPIModelName():             schema_mirrord_api_sessions_v1alpha_Features(ref),
 		v1alpha.Files{}.OpenAPIModelName():                schema_mirrord_api_sessions_v1alpha_Files(ref),
 		v1alpha.Filter{}.OpenAPIModelName():               schema_mirrord_api_sessions_v1alpha_Filter(ref),
+		v1alpha.HTTPBody{}.OpenAPIModelName():             schema_mirrord_api_sessions_v1alpha_HTTPBody(ref),
 		v1alpha.HTTPFilter{}.OpenAPIModelName():           schema_mirrord_api_sessions_v1alpha_HTTPFilter(ref),
 		v1alpha.HTTPFilterRule{}.OpenAPIModelName():       schema_mirrord_api_sessions_v1alpha_HTTPFilterRule(ref),
 		v1alpha.Incoming{}.OpenAPIModelName():             schema_mirrord_api_sessions_v1alpha_Incoming(ref),
@@ -404,6 +405,36 @@ func schema_mirrord_api_sessions_v1alpha_Filter(ref common.ReferenceCallback) co
 	}
 }
 
+func schema_mirrord_api_sessions_v1alpha_HTTPBody(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "HTTPBody is a condition on the value that a query finds in a JSON body.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"query": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Query is a JSONPath (RFC 9535).",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"matches": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Matches is a regular expression for what it finds.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"query", "matches"},
+			},
+		},
+	}
+}
+
 func schema_mirrord_api_sessions_v1alpha_HTTPFilter(ref common.ReferenceCallback) common.OpenAPIDefinition {
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
@@ -434,9 +465,8 @@ func schema_mirrord_api_sessions_v1alpha_HTTPFilter(ref common.ReferenceCallback
 					},
 					"body": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Body is the JSON text of a body filter.",
-							Type:        []string{"string"},
-							Format:      "",
+							Description: "Body is about a JSON body.",
+							Ref:         ref(v1alpha.HTTPBody{}.OpenAPIModelName()),
 						},
 					},
 					"headerJQ": {
@@ -489,7 +519,7 @@ func schema_mirrord_api_sessions_v1alpha_HTTPFilter(ref common.ReferenceCallback
 			},
 		},
 		Dependencies: []string{
-			v1alpha.HTTPFilterRule{}.OpenAPIModelName()},
+			v1alpha.HTTPBody{}.OpenAPIModelName(), v1alpha.HTTPFilterRule{}.OpenAPIModelName()},
 	}
 }
 
@@ -523,9 +553,8 @@ func schema_mirrord_api_sessions_v1alpha_HTTPFilterRule(ref common.ReferenceCall
 					},
 					"body": {
 						SchemaProps: spec.SchemaProps{
-							Description: "Body is the JSON text of a body filter.",
-							Type:        []string{"string"},
-							Format:      "",
+							Description: "Body is about a JSON body.",
+							Ref:         ref(v1alpha.HTTPBody{}.OpenAPIModelName()),
 						},
 					},
 					"headerJQ": {
@@ -538,6 +567,8 @@ func schema_mirrord_api_sessions_v1alpha_HTTPFilterRule(ref common.ReferenceCall
 				},
 			},
 		},
+		Dependencies: []string{
+			v1alpha.HTTPBody{}.OpenAPIModelName()},
 	}
 }
 
