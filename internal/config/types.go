@@ -184,9 +184,16 @@ const (
 	FSLocalWithOverrides FSMode = "localwithoverrides"
 )
 
-// FS configures file access. This version leaves all files local.
+// FS configures file access. The lists are regular expressions without regard to case.
 type FS struct {
 	Mode FSMode `json:"mode"`
+	// ReadWrite and ReadOnly match files of the target, Local those of the laptop, NotFound those that are nowhere.
+	ReadWrite []string `json:"read_write,omitempty"`
+	ReadOnly  []string `json:"read_only,omitempty"`
+	Local     []string `json:"local,omitempty"`
+	NotFound  []string `json:"not_found,omitempty"`
+	// Mapping replaces paths before all else: pattern to replacement.
+	Mapping map[string]string `json:"mapping,omitempty"`
 }
 
 // Agent configures the agent that the session starts, when there is no operator.
