@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"regexp"
 	"regexp/syntax"
@@ -90,27 +89,6 @@ func patternMistake(err error) string {
 	return fmt.Sprintf("is no regular expression: %v", err)
 }
 
-// lookaround are notations that HTTP filters may use and Go's regular expressions lack.
-var lookaround = regexp.MustCompile(`\(\?(=|!|<=|<!|>)|\\[1-9]|\\k<`)
-
-func checkLookaroundPattern(c *checker) {
-	for element, text := range c.texts() {
-		if message := filterPatternMistake(text); message != "" {
-			c.fail(element, message, "")
-		}
-	}
-}
-
-func filterPatternMistake(text string) string {
-	if text == "" {
-		return "the filter is empty"
-	}
-	if _, err := regexp.Compile(text); err != nil && !lookaround.MatchString(text) {
-		return patternMistake(err)
-	}
-	return ""
-}
-
 func checkPatternKeys(c *checker) {
 	patterns, _ := c.value.(map[string]string)
 	for text := range patterns {
@@ -189,6 +167,22 @@ func checkFileBuffer(c *checker) {
 	}
 }
 
+// What agents allow for filters at most.
+const (
+	maxBodyBuffer = 1 << 20 // bytes
+	maxFilterWait = 60_000  // milliseconds
+	maxJQTime     = 1000    // milliseconds
+)
+
+// checkAtMost warns of a number above what the agent does.
+func checkAtMost(most uint64, unit string) func(*checker) {
+	return func(c *checker) {
+		if n, _ := c.value.(uint64); n > most {
+			c.warning(Problem{Path: c.field.Path, Origin: c.leaf.origin, Message: fmt.Sprintf("the agent's limit is %d %s, and is taken instead", most, unit)})
+		}
+	}
+}
+
 // logLevels are the levels of the agent, the most detailed first.
 func logLevels() []string { return []string{"trace", "debug", "info", "warn", "error", "off"} }
 
@@ -238,75 +232,4 @@ func checkServerName(c *checker) {
 	if _, err := netip.ParseAddr(name); err != nil && !dnsName.MatchString(strings.ToLower(name)) {
 		c.fail("", fmt.Sprintf("%q cannot be the name of a server", name), "")
 	}
-}
-
-func checkBodyFilter(c *checker) {
-	object, ok := c.value.(map[string]any)
-	if !ok {
-		c.fail("", "must be an object", `write {"body": "json", "query": "$.field", "matches": "PATTERN"}`)
-		return
-	}
-	if err := bodyFilterMistake(object); err != nil {
-		c.fail("", err.Error(), "")
-	}
-}
-
-func bodyFilterMistake(object map[string]any) error {
-	for key := range object {
-		if known := []string{"body", "query", "matches"}; !slices.Contains(known, key) {
-			return fmt.Errorf("a body filter has no field %q; known are %s", key, quotedList(known))
-		}
-	}
-	if object["body"] != "json" {
-		return errors.New(`body must be "json"`)
-	}
-	if query, _ := object["query"].(string); !strings.HasPrefix(query, "$") {
-		return errors.New("query must be a JSONPath (RFC 9535), which starts with $")
-	}
-	matches, _ := object["matches"].(string)
-	if message := filterPatternMistake(matches); message != "" {
-		return errors.New("matches: " + message)
-	}
-	return nil
-}
-
-// checkInnerFilters looks at the filters of all_of and any_of.
-func checkInnerFilters(c *checker) {
-	list, ok := c.value.([]any)
-	if !ok || len(list) == 0 {
-		c.fail("", "must be a list with at least one filter", `write [{"header": "PATTERN"}], for example`)
-		return
-	}
-	for i, item := range list {
-		if err := innerFilterMistake(item); err != nil {
-			c.fail(fmt.Sprintf("[%d]", i), err.Error(), "")
-		}
-	}
-}
-
-func innerFilterMistake(item any) error {
-	object, ok := item.(map[string]any)
-	if !ok {
-		return errors.New(`must be an object with header, path, method, query or body, such as {"path": "^/api"}`)
-	}
-	if _, isBody := object["body"]; isBody {
-		return bodyFilterMistake(object)
-	}
-	if len(object) != 1 {
-		return errors.New("must have exactly one of header, path, method, query and body")
-	}
-	for _, key := range slices.Collect(maps.Keys(object)) {
-		text, isText := object[key].(string)
-		switch {
-		case key != "header" && key != "path" && key != "method" && key != "query":
-			return fmt.Errorf("there is no filter %q; known are header, path, method, query and body", key)
-		case !isText || text == "":
-			return fmt.Errorf("%s must be a string that is not empty", key)
-		case key == "header" || key == "path":
-			if message := filterPatternMistake(text); message != "" {
-				return errors.New(key + ": " + message)
-			}
-		}
-	}
-	return nil
 }

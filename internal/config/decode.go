@@ -232,7 +232,7 @@ func (d *decoder) field(f *Field, n *tree.Node) {
 	}
 	l := leaf{origin: d.place(n.Offset), elements: map[string]origin.Origin{}}
 	before := len(d.problems)
-	l.value = d.value(f, n, l.elements)
+	l.value = d.value(f, n, &l)
 	if len(d.problems) > before {
 		return
 	}
@@ -242,7 +242,8 @@ func (d *decoder) field(f *Field, n *tree.Node) {
 	d.found[f.Path] = l
 }
 
-func (d *decoder) value(f *Field, n *tree.Node, elements map[string]origin.Origin) any {
+func (d *decoder) value(f *Field, n *tree.Node, l *leaf) any {
+	elements := l.elements
 	switch f.kind {
 	case kindBool:
 		if n.Kind == tree.Bool {
@@ -284,13 +285,20 @@ func (d *decoder) value(f *Field, n *tree.Node, elements map[string]origin.Origi
 		if n.Kind == tree.Object {
 			return n.Value()
 		}
+	case kindHTTPRules:
+		if n.Kind == tree.List {
+			return d.httpRules(f, n, l)
+		}
+	case kindHTTPBody:
+		r, _ := d.httpRule(f, n, "", l)
+		return r
 	case kindAny:
 		for i, item := range n.Items {
 			elements[fmt.Sprintf("[%d]", i)] = d.place(item.Offset)
 		}
 		return n.Value()
 	}
-	d.wrongType(f.Path, n, f.Type())
+	d.fail(f.Path, n.Offset, "must be "+f.Type()+", not "+n.Kind.String(), f.form)
 	return nil
 }
 

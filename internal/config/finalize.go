@@ -2,8 +2,6 @@ package config
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/mirrord-go/mirrord/internal/config/origin"
 )
@@ -76,7 +74,7 @@ func (v *verifier) support() {
 		}
 		if f.Status == Refused {
 			v.fail(f.Path, "is not supported yet: "+f.Note, "see "+docsPage)
-		} else if f.Path != "feature.network.incoming.http_filter.ports" || !v.hasHTTPFilter() {
+		} else {
 			v.warn(f.Path, "has no effect in this version: "+f.Note, "")
 		}
 	}
@@ -135,29 +133,6 @@ func (v *verifier) incoming() {
 	if incoming.Mode == IncomingSteal && v.c.Target.Path.Kind == Targetless && !v.undecided && !v.beforeProfile {
 		v.fail(path+".mode", "traffic can only be stolen from a target, and the session has none", `name one with target, or set the mode to "off"`)
 	}
-}
-
-// httpFilterFields are the filters, of which there can be one.
-func httpFilterFields() []string {
-	return []string{"header_filter", "path_filter", "method_filter", "body_filter", "header_filter_jq", "all_of", "any_of"}
-}
-
-const httpFilterPath = "feature.network.incoming.http_filter"
-
-func (v *verifier) httpFilter() {
-	var given []string
-	for _, name := range httpFilterFields() {
-		if v.c.extra[httpFilterPath+"."+name] != nil {
-			given = append(given, name)
-		}
-	}
-	if len(given) > 1 {
-		v.fail(httpFilterPath+"."+given[1], "there can be one filter, and there are "+strings.Join(given, ", "), "combine them in all_of or any_of")
-	}
-}
-
-func (v *verifier) hasHTTPFilter() bool {
-	return slices.ContainsFunc(httpFilterFields(), func(name string) bool { return v.c.extra[httpFilterPath+"."+name] != nil })
 }
 
 func (v *verifier) tlsDelivery() {

@@ -51,17 +51,18 @@ func TestFinalizeAfterAProfile(t *testing.T) {
 		"outgoing": {"filter": {"local": ["db", "tcp://cache:6379"]}, "unix_streams": "^/run"},
 		"dns": {"filter": {"remote": ["x"]}},
 		"incoming": {"mode": "steal", "http_filter": {"path_filter": "^/api"}}}}}`
+	const kept = "path ^/api"
 	tests := []struct {
 		name, text string
 		changes    []v1alpha.Change
 		want       string
 	}{
-		{"nothing changed", filters, nil, "http_filter.path_filter: is not supported yet"},
+		{"nothing changed", filters, nil, ""},
 		{"outgoing-remote replaces the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingOff}, ""},
 		{"outgoing-off replaces the filter", filters, []v1alpha.Change{v1alpha.OutgoingOff, v1alpha.DNSOff, v1alpha.IncomingOff}, ""},
-		{"incoming-off makes the filter moot", filters, []v1alpha.Change{v1alpha.DNSRemote, v1alpha.IncomingOff}, ""},
-		{"incoming-steal keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingSteal}, "http_filter.path_filter: is not supported yet"},
-		{"incoming-mirror keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingMirror}, "http_filter.path_filter: is not supported yet"},
+		{"incoming-off leaves the filter", filters, []v1alpha.Change{v1alpha.DNSRemote, v1alpha.IncomingOff}, ""},
+		{"incoming-steal keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingSteal}, ""},
+		{"incoming-mirror keeps the filter", filters, []v1alpha.Change{v1alpha.OutgoingRemote, v1alpha.DNSRemote, v1alpha.IncomingMirror}, ""},
 		{"remote Unix sockets of a profile", `{"target": "pod/a"}`, []v1alpha.Change{v1alpha.OutgoingRemote}, ""},
 		{"steal of a profile without a target", `{}`, []v1alpha.Change{v1alpha.IncomingSteal}, `profile "base", adjustment 1: feature.network.incoming.mode: traffic can only be stolen from a target`},
 		{"a profile switches steal off", `{"feature": {"network": {"incoming": "steal"}}}`, []v1alpha.Change{v1alpha.IncomingOff}, ""},
@@ -69,10 +70,13 @@ func TestFinalizeAfterAProfile(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, warnings, err := finalize(t, test.text, config.FinalizeOptions{}, test.changes...)
+			c, warnings, err := finalize(t, test.text, config.FinalizeOptions{}, test.changes...)
 			wants(t, err, test.want)
 			if test.want == "" && len(warnings) > 0 {
 				t.Errorf("warnings: %v", warnings.Strings())
+			}
+			if test.text == filters && c.Feature.Network.Incoming.HTTPFilter.String() != kept {
+				t.Errorf("the filter is %v: no change of a profile is about it", c.Feature.Network.Incoming.HTTPFilter)
 			}
 		})
 	}
@@ -139,7 +143,7 @@ func TestTargetUndecided(t *testing.T) {
 // A configuration that cannot be loaded is told as far as that is certain: what a profile
 // may still change is not.
 func TestLoadTellsWhatIsCertain(t *testing.T) {
-	const rest = `"oops": 1, "feature": {"env": {"include": "A", "exclude": "B"}, "network": {"incoming": {"mode": "steal", "http_filter": {"path_filter": "a", "method_filter": "b"}}}}}`
+	const rest = `"oops": 1, "feature": {"env": {"include": "A", "exclude": "B"}, "network": {"incoming": {"mode": "steal", "http_filter": {"path_filter": "a", "method_filter": "b"}}}, "split_queues": {"a": {}}}}`
 	load := func(text string) string {
 		_, _, err := config.Load(t.Context(), config.LoadOptions{Path: "-", Stdin: strings.NewReader(text)})
 		if err == nil {
@@ -148,7 +152,7 @@ func TestLoadTellsWhatIsCertain(t *testing.T) {
 		return err.Error()
 	}
 	without := load(`{` + rest)
-	for _, want := range []string{"oops", "include", "there can be one filter", "path_filter: is not supported"} {
+	for _, want := range []string{"oops", "include", "there can be one filter", "split_queues: is not supported"} {
 		if !strings.Contains(without, want) {
 			t.Errorf("%q is missing from\n%s", want, without)
 		}
@@ -157,8 +161,8 @@ func TestLoadTellsWhatIsCertain(t *testing.T) {
 		t.Errorf("the target is not certain:\n%s", without)
 	}
 	with := load(`{"profile": "p", ` + rest)
-	if !strings.Contains(with, "include") || strings.Contains(with, "is not supported") {
-		t.Errorf("a profile may switch the filter off:\n%s", with)
+	if !strings.Contains(with, "include") || !strings.Contains(with, "split_queues") {
+		t.Errorf("no profile changes these:\n%s", with)
 	}
 }
 

@@ -51,6 +51,7 @@ func TestDefaults(t *testing.T) {
 		Agent: Agent{
 			Image: "ghcr.io/mirrord-go/mirrord-agent:1.2.3", ImagePullPolicy: "IfNotPresent", TTL: 1,
 			CommunicationTimeout: 300, StartupTimeout: 60, FlushConnections: true, LogLevel: "info",
+			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2,
 		},
 		origins: origin.Map{}, extra: map[string]any{},
 	}

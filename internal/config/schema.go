@@ -42,6 +42,8 @@ const (
 	kindSecrets                    // []string; in the file [{"name": STRING}]
 	kindObjects                    // []map[string]any
 	kindObject                     // map[string]any
+	kindHTTPRules                  // []HTTPRule
+	kindHTTPBody                   // HTTPRule
 	kindAny                        // any
 	kindTarget                     // TargetPath
 )
@@ -66,7 +68,9 @@ type Field struct {
 	// Doc is what the field means, in a sentence.
 	Doc string
 
-	kind  valueKind
+	kind valueKind
+	// form is advice for who gives a value of another kind; may be empty.
+	form  string
 	max   uint64
 	bind  binding
 	check func(*checker)
@@ -105,8 +109,10 @@ func (f *Field) Type() string {
 		return `a list of {"name": NAME}`
 	case kindObjects:
 		return "a list of objects"
-	case kindObject:
+	case kindObject, kindHTTPBody:
 		return "an object"
+	case kindHTTPRules:
+		return "a list of filters"
 	case kindTarget:
 		return "a string or an object"
 	}

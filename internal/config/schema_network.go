@@ -11,11 +11,6 @@ func networkFields() []Field {
 		}
 		return f
 	}
-	filter := func(f Field) Field {
-		f.Path = "http_filter." + f.Path
-		f.Status, f.Note = Refused, "without the filter, all requests would be taken"
-		return incoming(f)
-	}
 	fields := []Field{
 		incoming(Field{
 			Path: "mode", kind: kindText, Enum: []string{"mirror", "steal", "off"}, Default: string(IncomingMirror),
@@ -50,23 +45,10 @@ func networkFields() []Field {
 			bind: atText(func(c *Config) *ConcurrentSteal { return &c.Feature.Network.Incoming.OnConcurrentSteal }),
 			Doc:  "What to do when another session steals the same port: abort and continue go on without it, override takes it. Without an operator it is abort.",
 		}),
-		filter(Field{
-			Path: "header_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER"}, check: checkLookaroundPattern,
-			Doc: "A regular expression for a header line, `Name: value`, in any case.",
-		}),
-		filter(Field{
-			Path: "path_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_PATH_FILTER"}, check: checkLookaroundPattern,
-			Doc: "A regular expression for the path, or the path with the query, in any case.",
-		}),
-		filter(Field{Path: "method_filter", kind: kindText, Env: []string{"MIRRORD_HTTP_METHOD_FILTER"}, check: checkNotEmpty, Doc: "A method."}),
-		filter(Field{Path: "body_filter", kind: kindAny, check: checkBodyFilter, Doc: `{"body": "json", "query": JSONPATH, "matches": PATTERN}.`}),
-		filter(Field{Path: "header_filter_jq", kind: kindText, Env: []string{"MIRRORD_HTTP_HEADER_FILTER_JQ"}, check: checkNotEmpty, Doc: "A jq program for a header line."}),
-		filter(Field{Path: "all_of", kind: kindAny, check: checkInnerFilters, Doc: "Filters that must all match."}),
-		filter(Field{Path: "any_of", kind: kindAny, check: checkInnerFilters, Doc: "Filters of which one must match."}),
-		incoming(Field{
-			Path: "http_filter.ports", kind: kindPort, Env: []string{"MIRRORD_HTTP_FILTER_PORTS"}, Status: Ignored,
-			Note: "there is no filter that it could be for", Doc: "The ports that the filter is for; others are taken whole.",
-		}),
+	}
+	for _, f := range httpFilterSchema() {
+		f.Path = "http_filter." + f.Path
+		fields = append(fields, incoming(f))
 	}
 	for _, name := range []string{"tls_delivery", "https_delivery"} {
 		tls := func(f Field) Field {

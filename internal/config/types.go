@@ -117,6 +117,8 @@ type Incoming struct {
 	// OnConcurrentSteal says what happens when another session steals the same port.
 	OnConcurrentSteal ConcurrentSteal `json:"on_concurrent_steal,omitempty"`
 }
+	// HTTPFilter, when not nil, takes only the requests that it chooses.
+	HTTPFilter *HTTPFilter `json:"http_filter,omitempty"`
 
 // ConcurrentSteal says what happens to a steal of a port that another session has.
 type ConcurrentSteal string
@@ -235,3 +237,15 @@ type Agent struct {
 	Tolerations []map[string]any `json:"tolerations,omitempty"`
 	Resources   map[string]any   `json:"resources,omitempty"`
 }
+	// InjectHeaders marks responses on ports with a filter.
+	InjectHeaders bool `json:"inject_headers"`
+	// MaxBodyBufferSize, in bytes, and MaxBodyBufferTimeout, in milliseconds, bound the bodies
+	// that a filter looks at.
+	MaxBodyBufferSize    uint64 `json:"max_body_buffer_size"`
+	MaxBodyBufferTimeout uint64 `json:"max_body_buffer_timeout"`
+	// HTTPDetectionTimeout is how long a connection may be silent before it counts as one
+	// that is not HTTP, in seconds.
+	HTTPDetectionTimeout uint64 `json:"http_detection_timeout"`
+	// JQTimeLimit is how long a jq program may run for a request, in milliseconds; nil is the
+	// agent's own limit.
+	JQTimeLimit *uint64 `json:"jaq_time_limit"`

@@ -29,6 +29,7 @@ func FromConfig(c *config.Config) sessions.Features {
 			Mode:        string(network.Incoming.Mode),
 			Ports:       convert[int32](network.Incoming.Ports),
 			IgnorePorts: convert[int32](network.Incoming.IgnorePorts),
+			Filter:      fromHTTPFilter(network.Incoming.HTTPFilter),
 		},
 		Outgoing: sessions.Outgoing{
 			TCP: network.Outgoing.TCP, UDP: network.Outgoing.UDP,
@@ -46,9 +47,8 @@ func FromConfig(c *config.Config) sessions.Features {
 }
 
 // ToConfig returns a configuration with the features, and with zero values for all that
-// features do not have. [FromConfig] of it returns the features again. An HTTP filter has no
-// place in it: profiles do not touch one. The error has everything that no client of this
-// version would send, joined.
+// features do not have. [FromConfig] of it returns the features again. The error has
+// everything that no client of this version would send, joined.
 func ToConfig(f sessions.Features) (*config.Config, error) {
 	if err := Check(f); err != nil {
 		return nil, err
@@ -58,6 +58,7 @@ func ToConfig(f sessions.Features) (*config.Config, error) {
 	network.Incoming.Mode = config.IncomingMode(f.Incoming.Mode)
 	network.Incoming.Ports = convert[uint16](f.Incoming.Ports)
 	network.Incoming.IgnorePorts = convert[uint16](f.Incoming.IgnorePorts)
+	network.Incoming.HTTPFilter = toHTTPFilter(f.Incoming.Filter)
 	network.Outgoing = config.Outgoing{
 		TCP: f.Outgoing.TCP, UDP: f.Outgoing.UDP, IgnoreLocalhost: f.Outgoing.IgnoreLocalhost,
 		Filter: toFilter(f.Outgoing.Filter), UnixStreams: slices.Clone(f.Outgoing.UnixStreams),
@@ -114,49 +115,6 @@ func Check(f sessions.Features) error {
 		problems = append(problems, checkHTTPFilter("incoming.filter", f.Incoming.Filter)...)
 	}
 	return errors.Join(problems...)
-}
-
-// checkHTTPFilter holds that exactly one part of the filter, and of each rule in it, is set.
-func checkHTTPFilter(path string, f *sessions.HTTPFilter) []error {
-	var problems []error
-	one := func(path string, n int) {
-		if n != 1 {
-			problems = append(problems, fmt.Errorf("%s: a filter has one condition, and this one has %d", path, n))
-		}
-	}
-	parts := conditions(f.HTTPFilterRule)
-	for _, list := range []struct {
-		name  string
-		rules []sessions.HTTPFilterRule
-	}{{"allOf", f.AllOf}, {"anyOf", f.AnyOf}} {
-		if list.rules != nil {
-			parts++
-		}
-		if list.rules != nil && len(list.rules) == 0 {
-			problems = append(problems, fmt.Errorf("%s.%s: it is empty", path, list.name))
-		}
-		for i, rule := range list.rules {
-			one(fmt.Sprintf("%s.%s[%d]", path, list.name, i), conditions(rule))
-		}
-	}
-	one(path, parts)
-	for i, port := range f.Ports {
-		if port < 1 || port > 65535 {
-			problems = append(problems, fmt.Errorf("%s.ports[%d]: %d is no port", path, i, port))
-		}
-	}
-	return problems
-}
-
-// conditions counts what is set in a rule.
-func conditions(r sessions.HTTPFilterRule) int {
-	n := 0
-	for _, condition := range []string{r.Header, r.Path, r.Method, r.Body, r.HeaderJQ} {
-		if condition != "" {
-			n++
-		}
-	}
-	return n
 }
 
 func convert[To, From uint16 | int32](ports []From) []To {

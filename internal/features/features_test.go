@@ -53,6 +53,12 @@ func TestThereAndBack(t *testing.T) {
 			Env:      sessions.Env{Enabled: true, Include: []string{"A"}},
 			Files:    sessions.Files{Mode: "write"},
 		},
+		filtered(sessions.HTTPFilter{HTTPFilterRule: sessions.HTTPFilterRule{Header: "^a: b$"}}),
+		filtered(sessions.HTTPFilter{HTTPFilterRule: sessions.HTTPFilterRule{HeaderJQ: "true"}, Ports: []int32{80}}),
+		filtered(sessions.HTTPFilter{AllOf: []sessions.HTTPFilterRule{
+			{Header: "a"}, {Path: "b"}, {Method: "GET"}, {HeaderJQ: "true"},
+		}}),
+		filtered(sessions.HTTPFilter{AnyOf: []sessions.HTTPFilterRule{{Path: "a"}}, Ports: []int32{1, 2}}),
 	} {
 		cfg, err := ToConfig(f)
 		if err != nil {
@@ -60,6 +66,20 @@ func TestThereAndBack(t *testing.T) {
 		}
 		if diff := cmp.Diff(f, FromConfig(cfg)); diff != "" {
 			t.Error(diff)
+		}
+	}
+}
+
+func filtered(f sessions.HTTPFilter) sessions.Features {
+	return sessions.Features{Incoming: sessions.Incoming{Mode: "steal", Filter: &f}, Files: sessions.Files{Mode: "local"}}
+}
+
+func TestCheckHTTPFilterText(t *testing.T) {
+	for _, r := range []sessions.HTTPFilterRule{{Header: "("}, {Path: "["}, {HeaderJQ: "nosuch(1)"}, {Body: &sessions.HTTPBody{Query: "a..", Matches: "x"}}} {
+		for _, f := range []sessions.HTTPFilter{{HTTPFilterRule: r}, {AllOf: []sessions.HTTPFilterRule{r}}} {
+			if err := Check(filtered(f)); err == nil || !strings.HasPrefix(err.Error(), "incoming.filter: ") {
+				t.Errorf("%+v: %v", f, err)
+			}
 		}
 	}
 }
@@ -112,7 +132,6 @@ func FuzzToConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		features.Incoming.Filter = nil // has no place in a configuration
 		if diff := cmp.Diff(features, FromConfig(cfg), cmpopts.EquateEmpty()); diff != "" {
 			t.Error(diff)
 		}

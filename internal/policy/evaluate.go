@@ -162,7 +162,11 @@ func (d *Decision) incoming(in sessions.Incoming) {
 		d.refuse(Reason{Code: CodePolicyInvalid, Rule: "policies are valid", Message: oneLine(err)})
 		return
 	}
-	refusal, ok := errors.AsType[*grant.Refusal](enforcer.Subscribe(in.Mode, httpFilter(in.Filter)))
+	refused := enforcer.Subscribe(in.Mode, httpFilter(in.Filter))
+	if refused == nil && takesWhole(in) {
+		refused = enforcer.Subscribe(in.Mode, nil)
+	}
+	refusal, ok := errors.AsType[*grant.Refusal](refused)
 	if !ok {
 		return
 	}
@@ -170,6 +174,15 @@ func (d *Decision) incoming(in sessions.Incoming) {
 		ref := parseRef(cause.Policy)
 		d.refuse(Reason{Code: Code(cause.Code), Policy: &ref, Rule: cause.Rule, Message: refusal.Action + " is not allowed", Next: cause.Next})
 	}
+}
+
+// takesWhole reports whether the session names ports that its HTTP filter is not for. Without a
+// list of ports to take, the agent finds out when one is taken.
+func takesWhole(in sessions.Incoming) bool {
+	if in.Filter == nil || len(in.Filter.Ports) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(in.Ports, func(port int32) bool { return !slices.Contains(in.Filter.Ports, port) })
 }
 
 func parseRef(name string) Ref {

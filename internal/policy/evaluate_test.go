@@ -52,6 +52,14 @@ func plain() sessions.Features {
 	}
 }
 
+// onPorts is a session that takes ports, with a filter for one of them.
+func onPorts(filter *sessions.HTTPFilter, filtered int32, taken ...int32) sessions.Features {
+	filter.Ports = []int32{filtered}
+	f := stealing(filter)
+	f.Incoming.Ports = taken
+	return f
+}
+
 func stealing(filter *sessions.HTTPFilter) sessions.Features {
 	f := plain()
 	f.Incoming.Mode, f.Incoming.Filter = "steal", filter
@@ -188,6 +196,9 @@ func TestEvaluate(t *testing.T) {
 		{"header", map[string]string{"p": `{network: {incoming: {httpFilter: {headerFilter: "^u: .+"}}}}`}, stealing(header("^u: ann$")), "", nil},
 		{"other header", map[string]string{"p": `{network: {incoming: {httpFilter: {headerFilter: "^u: .+"}}}}`}, stealing(header("v: ann")), "", []string{"HeaderFilter p"}},
 		{"no header", map[string]string{"p": `{network: {incoming: {httpFilter: {headerFilter: "^u: .+"}}}}`}, stealing(nil), "", []string{"HeaderFilter p"}},
+		{"ports of the filter", map[string]string{"p": `{block: [steal-without-filter]}`}, onPorts(header("v: ann"), 80, 80), "", nil},
+		{"ports besides those of the filter", map[string]string{"p": `{block: [steal-without-filter]}`}, onPorts(header("v: ann"), 80, 80, 81), "", []string{"Blocked p"}},
+		{"all ports, and a filter for one", map[string]string{"p": `{block: [steal-without-filter]}`}, onPorts(header("v: ann"), 80), "", nil},
 		{"header null", map[string]string{"p": `{network: {incoming: {httpFilter: {headerFilter: null}}}}`}, stealing(nil), "", nil},
 		{
 			"any_of is strict",

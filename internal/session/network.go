@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
@@ -73,8 +74,8 @@ func (n *network) Listening(addr netip.AddrPort) {
 	n.ports.Listening(addr)
 }
 
-// describe turns an event of a port into words.
-func describe(e incoming.Event) Event {
+// describe turns an event of a port into words; filter is the session's.
+func describe(e incoming.Event, filter *config.HTTPFilter) Event {
 	out := Event{Port: e.Remote}
 	port := fmt.Sprintf("port %d", e.Remote)
 	if e.Local != e.Remote {
@@ -86,6 +87,9 @@ func describe(e incoming.Event) Event {
 		verb := map[wire.Mode]string{wire.Steal: "stealing", wire.Mirror: "mirroring"}[e.Mode]
 		out.Text = fmt.Sprintf("%s %s of the target", verb, port)
 		if e.Moved > 0 {
+		if e.Filtered {
+			out.Text += fmt.Sprintf(", the requests with %v", filter)
+		}
 			out.Text += fmt.Sprintf("; %d open connections were ended so that they come here", e.Moved)
 		}
 	case incoming.Failed:

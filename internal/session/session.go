@@ -24,8 +24,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -228,8 +230,8 @@ func (s *session) prepare(w wire.Welcome) {
 	}
 	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
 	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
-		Config: in,
-		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e)) },
+		Config: in, HTTP: httpOptions(s.o.Plan.config.Agent),
+		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e, in.HTTPFilter)) },
 		Gone:   s.net.table.Disowns,
 		Chosen: s.chosen,
 	})
@@ -245,9 +247,40 @@ func (s *session) incomingConfig(w wire.Welcome) config.Incoming {
 	return in
 }
 
+// httpOptions are how agents apply HTTP filters.
+func httpOptions(a config.Agent) wire.HTTPOptions {
+	number := func(n, unit uint64) uint32 { return uint32(min(n, math.MaxUint32/unit) * unit) }
+	o := wire.HTTPOptions{
+		MarkResponses: a.InjectHeaders, BodyLimit: number(a.MaxBodyBufferSize, 1),
+		BodyTimeout: number(a.MaxBodyBufferTimeout, 1), DetectTimeout: number(a.HTTPDetectionTimeout, 1000),
+	}
+	if a.JQTimeLimit != nil {
+		o.JQTimeout = number(*a.JQTimeLimit, 1)
+	}
+	return o
+}
+
+// FilterError says that an agent has no HTTP filters, without which a session would take all
+// requests.
+type FilterError struct{}
+
+// Error says what the agent lacks.
+func (*FilterError) Error() string {
+	return "the agent knows no HTTP filters: all requests would be taken instead of those that feature.network.incoming.http_filter chooses"
+}
+
+// Hint says what to do about it.
+func (*FilterError) Hint() string {
+	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration, or let who maintains the operator update it."
+}
+
 // able compares what the user asked for with what an agent can do.
 func (s *session) able(w wire.Welcome) error {
-	switch mode := s.incomingConfig(w).Mode; {
+	in := s.incomingConfig(w)
+	if in.Mode != config.IncomingOff && in.HTTPFilter.Spec() != nil && !slices.Contains(w.Can, wire.CanHTTPFilter) {
+		return &FilterError{}
+	}
+	switch mode := in.Mode; {
 	case mode == config.IncomingSteal && w.StealProblem != "":
 		return s.incapable("the agent can't steal the target's connections: "+w.StealProblem, nil,
 			`choose another "feature.network.incoming.mode": mirror or off`)

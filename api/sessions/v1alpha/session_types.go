@@ -184,10 +184,18 @@ type HTTPFilterRule struct {
 	Path string `json:"path,omitempty"`
 	// Method is the request's method.
 	Method string `json:"method,omitempty"`
-	// Body is the JSON text of a body filter.
-	Body string `json:"body,omitempty"`
+	// Body is about a JSON body.
+	Body *HTTPBody `json:"body,omitempty"`
 	// HeaderJQ is a jq program over the headers.
 	HeaderJQ string `json:"headerJQ,omitempty"`
+}
+
+// HTTPBody is a condition on the value that a query finds in a JSON body.
+type HTTPBody struct {
+	// Query is a JSONPath (RFC 9535).
+	Query string `json:"query"`
+	// Matches is a regular expression for what it finds.
+	Matches string `json:"matches"`
 }
 
 // Outgoing is where the process's own connections leave from.

@@ -46,6 +46,11 @@ func (in Filter) OpenAPIModelName() string {
 }
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in HTTPBody) OpenAPIModelName() string {
+	return "co.metalbear.mirrord.sessions.v1alpha.HTTPBody"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in HTTPFilter) OpenAPIModelName() string {
 	return "co.metalbear.mirrord.sessions.v1alpha.HTTPFilter"
 }

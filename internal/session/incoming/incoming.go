@@ -64,6 +64,8 @@ type Event struct {
 	Mode wire.Mode
 	// Local and Remote are the process's and the target's port.
 	Local, Remote uint16
+	// Filtered says that only what the session's HTTP filter chooses arrives.
+	Filtered bool
 	// Moved counts established connections that were ended so that they come back.
 	Moved int
 	Err   error
@@ -74,7 +76,10 @@ type Event struct {
 
 // Options are what [New] needs besides the agent.
 type Options struct {
+	// Config has the mode, the ports, and the HTTP filter.
 	Config config.Incoming
+	// HTTP is about how the filter is applied.
+	HTTP wire.HTTPOptions
 	// Chosen says whether the kernel chose a listener's port: then it stands for none of
 	// the target. Nil is never.
 	Chosen func(listener netip.AddrPort) bool
@@ -269,7 +274,11 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 // subscribe asks the agent for a port, which somebody listens on.
 func (p *Ports) subscribe(q *port) Event {
 	e := Event{Kind: Subscribed, Mode: p.mode, Local: q.listeners[0].Port(), Remote: q.remote}
-	e.Moved, e.Err = p.agent.Subscribe(p.ctx, wire.Subscribe{Port: q.remote, Mode: p.mode})
+	sub := wire.Subscribe{Port: q.remote, Mode: p.mode}
+	if f := p.opts.Config.HTTPFilter; f.Chooses(q.remote) {
+		e.Filtered, sub.Filter, sub.HTTP = true, f.Spec(), p.opts.HTTP
+	}
+	e.Moved, e.Err = p.agent.Subscribe(p.ctx, sub)
 	if e.Err != nil {
 		e.Kind = Failed
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/agenttest"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
@@ -141,6 +143,53 @@ func TestListeningSubscribesOnce(t *testing.T) {
 	}
 	if diff := cmp.Diff(wantEvents, events); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// TestFilter: a subscription has the filter, unless the filter is for other ports of the target.
+func TestFilter(t *testing.T) {
+	all, some := &config.HTTPFilter{Header: "^x-user: anna$"}, &config.HTTPFilter{
+		AnyOf: []config.HTTPRule{{Path: "^/api"}, {Query: "true"}, {Body: "json", Query: "$.a", Matches: "b"}}, Ports: []uint16{80},
+	}
+	options := wire.HTTPOptions{MarkResponses: true, BodyLimit: 100}
+	rules := []httpfilter.Rule{{Path: "^/api"}, {JQ: "true"}, {Body: &httpfilter.Body{Query: "$.a", Matches: "b"}}}
+	for _, test := range []struct {
+		name   string
+		filter *config.HTTPFilter
+		want   []wire.Subscribe
+	}{
+		{"all ports", all, []wire.Subscribe{
+			{Port: 80, Mode: wire.Mirror, Filter: &httpfilter.Spec{Rule: httpfilter.Rule{Header: "^x-user: anna$"}}, HTTP: options},
+			{Port: 9090, Mode: wire.Mirror, Filter: &httpfilter.Spec{Rule: httpfilter.Rule{Header: "^x-user: anna$"}}, HTTP: options},
+		}},
+		{"one port", some, []wire.Subscribe{
+			{Port: 80, Mode: wire.Mirror, Filter: &httpfilter.Spec{AnyOf: rules}, HTTP: options},
+			{Port: 9090, Mode: wire.Mirror},
+		}},
+		{"only ports", &config.HTTPFilter{Ports: []uint16{80}}, []wire.Subscribe{{Port: 80, Mode: wire.Mirror}, {Port: 9090, Mode: wire.Mirror}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := &recorder{}
+			var filtered []bool
+			p := incoming.New(quiet(), r, incoming.Options{
+				Config: config.Incoming{Mode: config.IncomingMirror, PortMapping: [][2]uint16{{8080, 80}}, HTTPFilter: test.filter},
+				HTTP:   options,
+				Report: func(e incoming.Event) { filtered = append(filtered, e.Filtered) },
+			})
+			defer p.Close()
+			p.Listening(netip.MustParseAddrPort("0.0.0.0:8080"))
+			p.Listening(netip.MustParseAddrPort("0.0.0.0:9090"))
+			var got []wire.Subscribe
+			for _, asked := range r.all() {
+				got = append(got, asked.(wire.Subscribe))
+			}
+			if diff := cmp.Diff(test.want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+				t.Errorf("asked of the agent (-want +got):\n%s", diff)
+			}
+			if want := []bool{test.want[0].Filter != nil, test.want[1].Filter != nil}; !slices.Equal(filtered, want) {
+				t.Errorf("told that ports are filtered: %v, want %v", filtered, want)
+			}
+		})
 	}
 }
 
