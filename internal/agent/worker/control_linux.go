@@ -112,7 +112,10 @@ func (c *control) awaitEnd() {
 
 func (s *session) welcome() *wire.Welcome {
 	w := s.w
-	m := &wire.Welcome{Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless}
+	m := &wire.Welcome{
+		Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless,
+		Can: []string{wire.CanHTTPFilter},
+	}
 	var err error
 	if m.Addresses, err = target.Addresses(); err != nil {
 		s.log.Warn("the target's addresses are unknown", "err", err)

@@ -31,9 +31,9 @@ func (in *incoming) acceptStolen(s stealer) {
 			}
 			return
 		}
-		sub := in.thief(c.Dst.Port())
+		sub, filtered := in.takers(c.Dst.Port())
 		var l *link
-		if sub != nil {
+		if sub != nil && len(filtered) == 0 {
 			l = sub.link
 		}
 		if err := in.enter(l); err != nil {
@@ -44,7 +44,12 @@ func (in *incoming) acceptStolen(s stealer) {
 		in.decide(1)
 		go func() {
 			defer in.leave(l)
-			serve := in.stolenBy(s, c, sub)
+			var serve func()
+			if len(filtered) > 0 {
+				serve = in.splitFor(s, c, sub, filtered)
+			} else {
+				serve = in.stolenBy(s, c, sub)
+			}
 			in.decide(-1)
 			if serve != nil {
 				serve()
@@ -69,18 +74,9 @@ func (in *incoming) stolenBy(s stealer, c *steal.Conn, sub *subscription) (serve
 		return in.handOver(s, c, nil)
 	}
 	peer := addrPort(c.RemoteAddr())
-	var peeked []byte
-	if len(sub.probes) > 0 && sub.sources.Contains(peer.Addr()) {
-		isProbe, read, err := probe.Classify(sub.ctx, c, sub.probes)
-		switch {
-		case err != nil && sub.ctx.Err() == nil:
-			in.log.Debug("a connection that might be a probe failed", "peer", peer, "err", err)
-			pipe.Reset(c)
-			return nil
-		case err != nil || isProbe:
-			return in.handOver(s, c, read)
-		}
-		peeked = read
+	peeked, serve, decided := in.probeFor(s, c, sub.ctx, sub)
+	if decided {
+		return serve
 	}
 	head := &head{conn: c.TCPConn, sent: peeked}
 	st, err := sub.link.offer(wire.Incoming{Mode: wire.Steal, Peer: peer, Local: c.Dst}, head)
@@ -99,6 +95,31 @@ func (in *incoming) stolenBy(s stealer, c *steal.Conn, sub *subscription) (serve
 		in.log.Debug("a connection goes on to the target", "peer", peer, "err", err)
 		return in.handOver(s, c, head.sent)
 	}
+}
+
+// probeFor looks for a probe of one of the subscriptions. It has decided about one, which stays with
+// the target, and about a connection that failed; others go on with what was read.
+func (in *incoming) probeFor(s stealer, c *steal.Conn, ctx context.Context, subs ...*subscription) (read []byte, serve func(), decided bool) { //nolint:revive // the context is one of the subscriptions'
+	var kinds []wire.ProbeKind
+	peer := addrPort(c.RemoteAddr())
+	for _, sub := range subs {
+		if sub != nil && sub.sources.Contains(peer.Addr()) {
+			kinds = append(kinds, sub.probes...)
+		}
+	}
+	if len(kinds) == 0 {
+		return nil, nil, false
+	}
+	isProbe, read, err := probe.Classify(ctx, c, kinds)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		in.log.Debug("a connection that might be a probe failed", "peer", peer, "err", err)
+		pipe.Reset(c)
+		return nil, nil, true
+	case err != nil || isProbe:
+		return nil, in.handOver(s, c, read), true
+	}
+	return read, nil, false
 }
 
 // handOver gives a taken connection to the target after all. Nobody has answered it yet.
@@ -183,7 +204,8 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 			return
 		}
 		l := c.Owner().(*link)
-		if in.copier(c.Local().Port(), l) == nil {
+		sub := in.copier(c.Local().Port(), l)
+		if sub == nil {
 			_ = c.Close()
 			continue
 		}
@@ -194,7 +216,11 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 		}
 		go func() {
 			defer in.leave(l)
-			in.copyTo(l, c)
+			if sub.filter != nil {
+				in.siftTo(l, c)
+			} else {
+				in.copyTo(l, c)
+			}
 		}()
 	}
 }
@@ -202,29 +228,51 @@ func (in *incoming) acceptMirrored(m mirrorer) {
 // copyTo sends the client a copy of what a peer sends to the target.
 func (in *incoming) copyTo(l *link, c *mirror.Conn) {
 	defer func() { _ = c.Close() }()
-	st, err := l.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()}, nil)
+	cp, err := in.startCopy(l, c)
 	if err != nil {
 		in.log.Debug("a mirrored connection is not wanted", "err", err)
 		return
 	}
+	_, err = pipe.Copy(cp, c)
+	cp.end(in, err)
+}
+
+// copying is a copy on its way to a client.
+type copying struct {
+	tunnel.Stream
+	link *link
+	conn *mirror.Conn
+	done chan struct{}
+}
+
+func (in *incoming) startCopy(l *link, c *mirror.Conn) (*copying, error) {
+	st, err := l.offer(wire.Incoming{Mode: wire.Mirror, Peer: c.Peer(), Local: c.Local()}, nil)
+	if err != nil {
+		return nil, err
+	}
+	cp := &copying{st, l, c, make(chan struct{})}
 	// The client sends nothing, but it may reset the stream, or go. The reader ends with
-	// the stream, which is closed below.
-	done := make(chan struct{})
+	// the stream, which is closed in the end.
 	go func() {
-		defer close(done)
+		defer close(cp.done)
 		if _, err := io.Copy(io.Discard, st); err != nil {
 			_ = c.Close()
 		}
 	}()
-	if _, err := pipe.Copy(st, c); err != nil {
-		in.cut(l, c, err)
-		_ = st.Reset()
+	return cp, nil
+}
+
+// end ends a copy that is complete, or that failed.
+func (cp *copying) end(in *incoming, err error) {
+	if err != nil {
+		in.cut(cp.link, cp.conn, err)
+		_ = cp.Reset()
 	} else {
-		_ = st.CloseWrite()
-		_ = st.SetReadDeadline(time.Now().Add(replyTimeout))
+		_ = cp.CloseWrite()
+		_ = cp.SetReadDeadline(time.Now().Add(replyTimeout))
 	}
-	<-done
-	_ = st.Close()
+	<-cp.done
+	_ = cp.Close()
 }
 
 // cut tells the user that a copy is not complete, now and then.

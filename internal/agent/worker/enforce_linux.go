@@ -11,6 +11,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/grant"
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -61,7 +62,7 @@ func newRules(spec Session) (*rules, error) {
 // subscribe takes a port, if the grant has it.
 func (l *link) subscribe(req wire.Subscribe) (moved int, err error) {
 	r := l.session.rules.Load()
-	if err := maySubscribe(r, req.Mode); err != nil {
+	if err := maySubscribe(r, req.Mode, req.Filter); err != nil {
 		l.session.refuse(err, req.Port)
 		return 0, err
 	}
@@ -73,14 +74,36 @@ func (l *link) subscribe(req wire.Subscribe) (moved int, err error) {
 	return moved, err
 }
 
-func maySubscribe(r *rules, m wire.Mode) error {
+func maySubscribe(r *rules, m wire.Mode, filter *httpfilter.Spec) error {
 	switch m {
 	case wire.Mirror:
-		return r.enforcer.Subscribe(grant.Mirror, nil)
+		return r.enforcer.Subscribe(grant.Mirror, grantFilter(filter))
 	case wire.Steal:
-		return r.enforcer.Subscribe(grant.Steal, nil)
+		return r.enforcer.Subscribe(grant.Steal, grantFilter(filter))
 	}
 	return nil // no mode at all, as subscribing will say
+}
+
+// grantFilter is what rules are about in a filter.
+func grantFilter(s *httpfilter.Spec) *grant.HTTPFilter {
+	if s == nil {
+		return nil
+	}
+	f := &grant.HTTPFilter{}
+	if s.Rule != (httpfilter.Rule{}) {
+		*f = grantRule(s.Rule)
+	}
+	for _, r := range s.AllOf {
+		f.AllOf = append(f.AllOf, grantRule(r))
+	}
+	for _, r := range s.AnyOf {
+		f.AnyOf = append(f.AnyOf, grantRule(r))
+	}
+	return f
+}
+
+func grantRule(r httpfilter.Rule) grant.HTTPFilter {
+	return grant.HTTPFilter{Header: r.Header, Other: r.Path != "" || r.Method != "" || r.JQ != "" || r.Body != nil}
 }
 
 // obey gives back what changed rules refuse.
@@ -88,7 +111,7 @@ func (l *link) obey() {
 	r := l.session.rules.Load()
 	l.carrier.SetGrace(r.timeout)
 	for _, sub := range l.w.incoming.of(l) {
-		err := maySubscribe(r, sub.mode)
+		err := maySubscribe(r, sub.mode, sub.spec)
 		if err == nil {
 			continue
 		}

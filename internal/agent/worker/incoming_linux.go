@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/agent/httpsplit"
 	"github.com/mirrord-go/mirrord/internal/agent/mirror"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
@@ -67,6 +66,8 @@ type incoming struct {
 	openSteal  func(*slog.Logger) (stealer, error)
 	openMirror func(*slog.Logger) (mirrorer, error)
 	restAfter  time.Duration
+	bodies     *httpsplit.Budget
+	drain      chan struct{} // closed when connections are to end by themselves
 	// Notices that would come in floods.
 	overflow, incomplete throttle
 
@@ -83,8 +84,10 @@ type incoming struct {
 	closed  bool
 
 	mu        sync.Mutex
-	stolen    map[uint16]*subscription           // by port
+	stolen    map[uint16]*subscription           // by port, without a filter
+	filtered  map[uint16][]*subscription         // by port, stolen with a filter, first come first
 	mirrored  map[uint16]map[*link]*subscription // by port
+	dialer    stealer                            // the last steal, which may be closed
 	active    int                                // connections that are being served
 	undecided int                                // stolen ones that nobody serves yet
 	closing   bool
@@ -94,7 +97,9 @@ type incoming struct {
 func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error), openMirror func(*slog.Logger) (mirrorer, error), restAfter time.Duration) *incoming {
 	in := &incoming{
 		log: log, openSteal: openSteal, openMirror: openMirror, restAfter: restAfter,
-		stolen: map[uint16]*subscription{}, mirrored: map[uint16]map[*link]*subscription{}, idle: make(chan struct{}),
+		stolen: map[uint16]*subscription{}, filtered: map[uint16][]*subscription{},
+		mirrored: map[uint16]map[*link]*subscription{}, idle: make(chan struct{}),
+		bodies: httpsplit.NewBudget(maxBodies), drain: make(chan struct{}),
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in
@@ -105,6 +110,7 @@ func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error)
 func (in *incoming) close(grace time.Duration) {
 	in.mu.Lock()
 	in.closing = true
+	close(in.drain)
 	if in.active == 0 {
 		close(in.idle)
 	}
@@ -167,6 +173,9 @@ func (in *incoming) stealer() (stealer, error) {
 			return nil, err
 		}
 		in.steal, in.backend = s, string(s.Backend())
+		in.mu.Lock()
+		in.dialer = s
+		in.mu.Unlock()
 		in.loops.Go(func() { in.acceptStolen(s) })
 		in.restSoon()
 	}
@@ -204,7 +213,7 @@ func (in *incoming) rest() {
 		return
 	}
 	in.mu.Lock()
-	stealing, undecided, mirroring := len(in.stolen) > 0, in.undecided > 0, len(in.mirrored) > 0
+	stealing, undecided, mirroring := len(in.stolen)+len(in.filtered) > 0, in.undecided > 0, len(in.mirrored) > 0
 	in.mu.Unlock()
 	switch {
 	case stealing:
@@ -239,7 +248,10 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error
 	if req.Port == 0 || req.Mode != wire.Mirror && req.Mode != wire.Steal {
 		return 0, fmt.Errorf("%w: port %d can't be subscribed in mode %q", syscall.EINVAL, req.Port, req.Mode)
 	}
-	sub := in.newSubscription(l, req)
+	sub, err := in.newSubscription(l, req)
+	if err != nil {
+		return 0, err
+	}
 	in.ops.Lock()
 	defer in.ops.Unlock()
 	if l.ctx.Err() != nil {
@@ -247,7 +259,7 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error
 	}
 	old := in.had(l, req.Port)
 	switch {
-	case old != nil && old.mode == sub.mode:
+	case old != nil && old.mode == sub.mode && (sub.mode == wire.Mirror || (old.filter == nil) == (sub.filter == nil)):
 		sub.cancel(nil)
 		sub.active, sub.ctx, sub.cancel, sub.later = old.active, old.ctx, old.cancel, old.later
 		in.keep(sub)
@@ -267,6 +279,9 @@ func (in *incoming) subscribe(l *link, req wire.Subscribe) (moved int, err error
 	if old != nil {
 		in.forget(old)
 		in.giveBack(old)
+		if old.mode == wire.Steal && sub.mode == wire.Steal {
+			old.cancel(errRecalled) // for the filter
+		}
 	}
 	return moved, nil
 }
@@ -278,73 +293,6 @@ func (in *incoming) startMirror(sub *subscription) (int, error) {
 	}
 	in.keep(sub) // before the first connection comes
 	return 0, m.Add(sub.port, sub.link)
-}
-
-func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
-	if other := in.thief(sub.port); other != nil {
-		if sub.link.session.rules.Load().onSteal != nodeapi.StealOverride {
-			return 0, &TakenError{Port: sub.port, Session: other.link.session.id, User: other.link.session.user}
-		}
-		return in.override(other, sub), nil
-	}
-	s, err := in.stealer()
-	if err != nil {
-		return 0, err
-	}
-	in.keep(sub) // before the first connection comes
-	if err := s.Steal(sub.port); err != nil {
-		return 0, err
-	}
-	moved, err = in.flush(s, sub)
-	if err != nil {
-		in.log.Warn("the target keeps the connections that it had", "port", sub.port, "err", err)
-		sub.link.control.notify(wire.Notice{
-			Level: "warning", Port: sub.port,
-			Text: fmt.Sprintf("connections that clients had open before stay with the target: %v", err),
-		})
-	}
-	return moved, nil
-}
-
-// flush ends the connections that the target has, so that they come back to the session. On a
-// port with probes, those from where the kubelet is may be probes that are under way, and
-// ending one may cost the target its container; they have some time to finish.
-func (in *incoming) flush(s stealer, sub *subscription) (moved int, err error) {
-	if len(sub.probes) == 0 {
-		return s.Flush(sub.port, nil)
-	}
-	sub.later = time.AfterFunc(probeTime, func() {
-		in.ops.Lock()
-		defer in.ops.Unlock()
-		if now := in.thief(sub.port); now == nil || now.later != sub.later || in.steal != s {
-			return
-		}
-		if _, err := s.Flush(sub.port, nil); err != nil {
-			in.log.Warn("connections that may have been probes stay with the target", "port", sub.port, "err", err)
-		}
-	})
-	return s.Flush(sub.port, sub.sources.Contains)
-}
-
-// override gives the port of one session to another. The connections that the first one has end, so
-// that they come back to the second.
-func (in *incoming) override(other, sub *subscription) (moved int) {
-	if other.later != nil {
-		other.later.Stop()
-	}
-	in.keep(sub)
-	moved = int(other.active.Load())
-	other.cancel(errOverridden)
-	by := sub.link.session
-	in.log.Info("a session has taken another one's port", "port", sub.port, "from", other.link.session.id, "by", by.id)
-	other.link.control.notify(wire.Notice{
-		Level: "warning", Port: sub.port,
-		Text: fmt.Sprintf("port %d is now stolen by session %s of %s, and this session has it no more", sub.port, by.id, by.user),
-	})
-	// The other's client can't be gone altogether while it has the port, and reporting takes
-	// the lock that the caller holds.
-	other.link.streams.Go(other.link.session.report)
-	return moved
 }
 
 // unsubscribe gives a port of the session back. One that it does not have is no error.
@@ -365,35 +313,6 @@ func (in *incoming) drop(l *link) {
 	for _, sub := range in.of(l) {
 		in.forget(sub)
 		in.giveBack(sub)
-	}
-}
-
-// giveBack ends the taking of a port. When that fails for the port alone, it ends for all:
-// better no session than a target that can't be reached. The caller holds ops.
-func (in *incoming) giveBack(sub *subscription) {
-	in.restSoon()
-	if sub.mode == wire.Mirror {
-		if in.mirror != nil {
-			in.mirror.Remove(sub.port, sub.link)
-		}
-		return
-	}
-	if in.steal == nil {
-		return
-	}
-	if err := in.steal.Release(sub.port); err != nil {
-		in.logFailure("giving a port back", err)
-		in.closeSteal()
-		in.mu.Lock()
-		lost := slices.Collect(maps.Values(in.stolen))
-		clear(in.stolen)
-		in.mu.Unlock()
-		for _, other := range lost {
-			other.link.control.notify(wire.Notice{
-				Level: "warning", Port: other.port,
-				Text: fmt.Sprintf("port %d is the target's again: another port could not be given back alone, so that all were (%v)", other.port, err),
-			})
-		}
 	}
 }
 

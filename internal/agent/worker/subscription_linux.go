@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/probe"
+	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -20,6 +22,11 @@ type subscription struct {
 	probes  []wire.ProbeKind
 	sources probe.Sources
 	active  *atomic.Int64 // connections that the client serves
+
+	spec    *httpfilter.Spec // nil without a filter
+	filter  *httpfilter.Filter
+	http    wire.HTTPOptions
+	notices *filterNotices
 
 	ctx    context.Context //nolint:containedctx // of the connections that the client serves
 	cancel context.CancelCauseFunc
@@ -43,8 +50,17 @@ func (e *TakenError) Unwrap() error { return syscall.EADDRINUSE }
 // errOverridden ends the connections of a session whose port another one has taken.
 var errOverridden = errors.New("another session has taken the port")
 
-func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {
-	sub := &subscription{link: l, port: req.Port, mode: req.Mode, active: new(atomic.Int64)}
+func (in *incoming) newSubscription(l *link, req wire.Subscribe) (*subscription, error) {
+	sub := &subscription{
+		link: l, port: req.Port, mode: req.Mode, active: new(atomic.Int64),
+		spec: req.Filter, http: req.HTTP, notices: new(filterNotices),
+	}
+	if sub.spec != nil {
+		var err error
+		if sub.filter, err = httpfilter.CompileWith(*sub.spec, filterLimits(sub.http)); err != nil {
+			return nil, fmt.Errorf("%w: the HTTP filter: %w", syscall.EINVAL, err)
+		}
+	}
 	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
 	for _, p := range req.Probes {
 		sub.probes = append(sub.probes, p.Kind)
@@ -54,13 +70,24 @@ func (in *incoming) newSubscription(l *link, req wire.Subscribe) *subscription {
 		in.log.Warn("the target's gateways are unknown, probes from there are not", "err", err)
 	}
 	sub.sources = probe.NewSources(req.ProbeSources, gateways)
-	return sub
+	return sub, nil
 }
 
 // keep makes a subscription known.
 func (in *incoming) keep(sub *subscription) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if sub.mode == wire.Steal && sub.filter != nil {
+		// The list is never changed in place: who reads it holds no lock.
+		list := slices.Clone(in.filtered[sub.port])
+		if i := slices.IndexFunc(list, func(old *subscription) bool { return old.link == sub.link }); i >= 0 {
+			list[i] = sub // in its place: first come
+		} else {
+			list = append(list, sub)
+		}
+		in.filtered[sub.port] = list
+		return
+	}
 	if sub.mode == wire.Steal {
 		in.stolen[sub.port] = sub
 		return
@@ -76,8 +103,13 @@ func (in *incoming) forget(sub *subscription) {
 	defer in.mu.Unlock()
 	if in.stolen[sub.port] == sub {
 		delete(in.stolen, sub.port)
-		if sub.later != nil {
-			sub.later.Stop()
+		sub.stopLater()
+	}
+	if list := in.filtered[sub.port]; slices.Contains(list, sub) {
+		sub.stopLater()
+		list = slices.DeleteFunc(slices.Clone(list), func(other *subscription) bool { return other == sub })
+		if in.filtered[sub.port] = list; len(list) == 0 {
+			delete(in.filtered, sub.port)
 		}
 	}
 	if subs := in.mirrored[sub.port]; subs[sub.link] == sub {
@@ -87,7 +119,25 @@ func (in *incoming) forget(sub *subscription) {
 	}
 }
 
-// thief returns who steals a port, or nil.
+func (sub *subscription) stopLater() {
+	if sub.later != nil {
+		sub.later.Stop()
+	}
+}
+
+// here says that the client can be asked to serve something.
+func (sub *subscription) here() bool {
+	return sub != nil && sub.link.ctx.Err() == nil && sub.link.paused() == 0
+}
+
+// takers are who steals a port: at most one without a filter, and those with one, first come first.
+func (in *incoming) takers(port uint16) (thief *subscription, filtered []*subscription) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.stolen[port], in.filtered[port]
+}
+
+// thief returns who steals a port without a filter, or nil.
 func (in *incoming) thief(port uint16) *subscription {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -103,8 +153,14 @@ func (in *incoming) copier(port uint16, l *link) *subscription {
 
 // had returns a client's subscription of a port, or nil.
 func (in *incoming) had(l *link, port uint16) *subscription {
-	if sub := in.thief(port); sub != nil && sub.link == l {
-		return sub
+	thief, filtered := in.takers(port)
+	if thief != nil && thief.link == l {
+		return thief
+	}
+	for _, sub := range filtered {
+		if sub.link == l {
+			return sub
+		}
 	}
 	return in.copier(port, l)
 }
@@ -132,6 +188,13 @@ func (in *incoming) collect(want func(*subscription) bool) (out []*subscription)
 	for _, sub := range in.stolen {
 		if want(sub) {
 			out = append(out, sub)
+		}
+	}
+	for _, subs := range in.filtered {
+		for _, sub := range subs {
+			if want(sub) {
+				out = append(out, sub)
+			}
 		}
 	}
 	for _, subs := range in.mirrored {
