@@ -112,13 +112,13 @@ type Incoming struct {
 	IgnorePorts []uint16 `json:"ignore_ports,omitempty"`
 	// Ports, when not nil, are the only remote ports that are subscribed.
 	Ports []uint16 `json:"ports,omitempty"`
+	// HTTPFilter, when not nil, takes only the requests that it chooses.
+	HTTPFilter *HTTPFilter `json:"http_filter,omitempty"`
 	// IgnoreLocalhost leaves listeners on loopback addresses alone.
 	IgnoreLocalhost bool `json:"ignore_localhost"`
 	// OnConcurrentSteal says what happens when another session steals the same port.
 	OnConcurrentSteal ConcurrentSteal `json:"on_concurrent_steal,omitempty"`
 }
-	// HTTPFilter, when not nil, takes only the requests that it chooses.
-	HTTPFilter *HTTPFilter `json:"http_filter,omitempty"`
 
 // ConcurrentSteal says what happens to a steal of a port that another session has.
 type ConcurrentSteal string
@@ -236,7 +236,6 @@ type Agent struct {
 	// Tolerations and Resources are as in a pod's spec; Tolerations nil tolerates all.
 	Tolerations []map[string]any `json:"tolerations,omitempty"`
 	Resources   map[string]any   `json:"resources,omitempty"`
-}
 	// InjectHeaders marks responses on ports with a filter.
 	InjectHeaders bool `json:"inject_headers"`
 	// MaxBodyBufferSize, in bytes, and MaxBodyBufferTimeout, in milliseconds, bound the bodies
@@ -249,3 +248,4 @@ type Agent struct {
 	// JQTimeLimit is how long a jq program may run for a request, in milliseconds; nil is the
 	// agent's own limit.
 	JQTimeLimit *uint64 `json:"jaq_time_limit"`
+}

@@ -86,10 +86,10 @@ func describe(e incoming.Event, filter *config.HTTPFilter) Event {
 		out.Kind = "port-subscribed"
 		verb := map[wire.Mode]string{wire.Steal: "stealing", wire.Mirror: "mirroring"}[e.Mode]
 		out.Text = fmt.Sprintf("%s %s of the target", verb, port)
-		if e.Moved > 0 {
 		if e.Filtered {
 			out.Text += fmt.Sprintf(", the requests with %v", filter)
 		}
+		if e.Moved > 0 {
 			out.Text += fmt.Sprintf("; %d open connections were ended so that they come here", e.Moved)
 		}
 	case incoming.Failed:

@@ -360,7 +360,8 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr,
 		Network:        s.net,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
-		Hostname:       s.hostname,
+		Outside:        p.outside(), OwnPort: p.debuggers.Owns,
+		Hostname: s.hostname,
 	})
 	if errors.Is(err, syscall.ENOEXEC) {
 		return &CommandError{Name: p.args[0], Code: ExitNotExecutable, Err: err}
