@@ -360,8 +360,7 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr,
 		Network:        s.net,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
-		Outside:        p.outside(), OwnPort: p.debuggers.Owns,
-		Hostname: s.hostname,
+		Hostname:       s.hostname,
 	})
 	if errors.Is(err, syscall.ENOEXEC) {
 		return &CommandError{Name: p.args[0], Code: ExitNotExecutable, Err: err}
