@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"time"
 )
@@ -44,7 +43,7 @@ func (s *splitter) detect() (protocol, error) {
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			return other, nil // the application decides what that means
-		case !errors.Is(err, os.ErrDeadlineExceeded) || s.ctx.Err() != nil:
+		case !late(err) || s.ctx.Err() != nil:
 			return other, err
 		case len(b) > 0:
 			return other, nil
@@ -67,7 +66,7 @@ func (s *splitter) whoSpeaks() (protocol, error) {
 	spoken := false // or ended
 	go func() {
 		defer close(done)
-		if _, err := u.in.Peek(1); !errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := u.in.Peek(1); !late(err) {
 			spoken = true
 			_ = s.client.SetReadDeadline(past())
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -57,7 +56,7 @@ func (s *splitter) awaitRequest() error {
 	if err != nil && s.in.Buffered() > 0 {
 		err = nil
 	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !late(err) {
 		return err
 	}
 	if appClosed {
@@ -249,7 +248,7 @@ func (s *splitter) awaitResponse(u *upstream, watchable bool) error {
 	_ = u.SetReadDeadline(time.Now().Add(patience))
 	_, err := u.in.Peek(1)
 	_ = u.SetReadDeadline(time.Time{})
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !late(err) {
 		return err
 	}
 	w := watch(s.client, s.in, func(err error) {
@@ -306,7 +305,7 @@ func watch(c net.Conn, r *bufio.Reader, gone func(error)) *watcher {
 	w := &watcher{conn: c, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
-		if _, err := r.Peek(1); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if _, err := r.Peek(1); err != nil && !late(err) {
 			w.err = err
 			gone(err)
 		}

@@ -20,8 +20,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
@@ -257,6 +259,13 @@ func ended(err error) error {
 		return nil
 	}
 	return err
+}
+
+// late says that a deadline has passed. The tunnel's streams have an error of their own for that.
+func late(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.As(err, &t) && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT) // which ends a connection
 }
 
 var crlf = []byte("\r\n")
