@@ -151,6 +151,8 @@ type Options struct {
 	// Hostname is what uname(2), and so gethostname(3), tells the child; longer than 64 bytes it
 	// is cut, as the kernel has no longer ones. Empty leaves the laptop's.
 	Hostname string
+	// Files, when not nil, serves calls about files. The caller closes it after the process.
+	Files *FileServer
 }
 
 // Process is a running child.

@@ -16,6 +16,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/mirrord-go/mirrord/internal/fsmount"
 )
 
 // Roles of the test binary, chosen by the environment variable roleVar.
@@ -33,6 +35,12 @@ const (
 var withoutNamespace string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == fsmount.Command {
+		if err := fsmount.Holder(); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	switch os.Getenv(roleVar) {
 	case roleSupervisor:
 		os.Exit(superviseMain())

@@ -99,7 +99,7 @@ func (p *process) launch(o Options, started chan<- error) {
 		return
 	}
 	defer close(p.gone)
-	l, err := seccomp.Install(seccomp.Filter{Accept: o.TranslatePeers, Hostname: o.Hostname != ""})
+	l, err := seccomp.Install(seccomp.Filter{Accept: o.TranslatePeers, Hostname: o.Hostname != "", Files: o.Files != nil})
 	if err != nil {
 		close(p.served)
 		started <- explainInstall(err)

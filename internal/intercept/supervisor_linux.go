@@ -23,7 +23,8 @@ type supervisor struct {
 	log       *slog.Logger
 	network   Network
 	translate bool
-	hostname  string // that uname(2) shows; empty for the laptop's
+	files     *FileServer // nil leaves all files alone
+	hostname  string      // that uname(2) shows; empty for the laptop's
 	times     times
 
 	ctx      context.Context // ends with the interception
@@ -67,7 +68,7 @@ func newSupervisor(ctx context.Context, log *slog.Logger, o Options, t times) (*
 		return nil, err
 	}
 	s := &supervisor{
-		log: log, network: o.Network, translate: o.TranslatePeers, hostname: o.Hostname, times: t, netns: netns,
+		log: log, network: o.Network, translate: o.TranslatePeers, files: o.Files, hostname: o.Hostname, times: t, netns: netns,
 		queries: make(chan struct{}, maxQueries),
 	}
 	if s.poller, err = newPoller(); err != nil {
@@ -163,7 +164,7 @@ func (c *call) dispatch() {
 	case unix.SYS_UNAME:
 		c.uname()
 	default:
-		c.pass()
+		c.file()
 	}
 }
 

@@ -28,6 +28,8 @@ type Filter struct {
 	Accept bool
 	// Hostname intercepts uname.
 	Hostname bool
+	// Files intercepts [FileCalls].
+	Files bool
 }
 
 // Offsets in struct seccomp_data.
@@ -63,6 +65,11 @@ func (f Filter) program() ([]unix.SockFilter, error) {
 	}
 	if f.Hostname {
 		b.on(unix.SYS_UNAME, notify)
+	}
+	if f.Files {
+		for _, nr := range FileCalls() {
+			b.on(nr, notify)
+		}
 	}
 	b.onArgs(unix.SYS_GETSOCKOPT, notify, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_ERROR})
 	b.onArgs(unix.SYS_SETSOCKOPT, succeed, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_BINDTODEVICE})
