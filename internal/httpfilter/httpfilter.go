@@ -1,5 +1,5 @@
-// Package httpfilter chooses HTTP requests: by a header, the path, the method, a jq program, or
-// several of these together. A filter comes from a user's configuration, crosses the
+// Package httpfilter chooses HTTP requests: by a header, the path, the method, a jq program, a body of
+// JSON, or several of these together. A filter comes from a user's configuration, crosses the
 // tunnel as a [Spec], and is compiled and asked where the requests arrive, once for each
 // request.
 //
@@ -143,13 +143,19 @@ func CompileWith(s Spec, limits Limits) (*Filter, error) {
 		return nil, fmt.Errorf("%s has 1 to %d rules, not %d", name, MaxRules, len(list))
 	}
 	var problems []error
+	var last []condition
 	for i, r := range list {
 		c, err := r.compile(limits)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s[%d]: %w", name, i, err))
 		}
-		f.rules = append(f.rules, c)
+		if r.Body == nil {
+			f.rules = append(f.rules, c)
+		} else {
+			last = append(last, c)
+		}
 	}
+	f.rules = append(f.rules, last...) // a body is waited for only when nothing else decides
 	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
@@ -179,9 +185,14 @@ func (r Rule) compile(limits Limits) (condition, error) {
 			given++
 		}
 	}
+	if r.Body != nil {
+		given++
+	}
 	switch {
 	case given != 1:
-		return nil, fmt.Errorf("a rule has exactly one of header, path, method and jq; this one has %d of them", given)
+		return nil, fmt.Errorf("a rule has exactly one of header, path, method, jq and body; this one has %d of them", given)
+	case r.Body != nil:
+		return compileBody(*r.Body, limits)
 	case r.Header != "":
 		return compileHeader(r.Header)
 	case r.Path != "":

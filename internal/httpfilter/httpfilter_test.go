@@ -63,10 +63,69 @@ func TestCompileRefuses(t *testing.T) {
 		"both problems": {Spec{AllOf: []Rule{{Header: "("}, {Method: "GET"}, {JQ: "("}}}, "all_of[2]: jq: "},
 		"bad path":      {Spec{Rule: Rule{Path: "["}}, "path: "},
 		"unknown jq":    {Spec{Rule: Rule{JQ: "nosuch(1)"}}, "jq: "},
+		"bad query":     {Spec{Rule: Rule{Body: &Body{"user", "a"}}}, "body query: no JSONPath at offset 0"},
+		"bad matches":   {Spec{Rule: Rule{Body: &Body{"$.a", "("}}}, "body matches: "},
+		"body and path": {Spec{Rule: Rule{Path: "a", Body: &Body{"$", "a"}}}, "this one has 2"},
 		"long jq":       {Spec{Rule: Rule{JQ: strings.Repeat(" ", 5000)}}, "4096 are the most"},
 	} {
 		if _, err := Compile(tt.spec); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+// TestBody: a body that comes, is small enough and is JSON.
+func TestBody(t *testing.T) {
+	const doc = `{"user":{"name":"Anna","id":12345678901234567890,"ok":null},"tags":["a&b","c"],"o":{"k":"<v>"}}`
+	for _, tt := range []struct {
+		query, matches string
+		want           bool
+	}{
+		{"$.user.name", "^anna$", true},
+		{"$.user.name", "bob", false},
+		{"$.user.id", "^12345678901234567890$", true},
+		{"$.user.ok", "^null$", true},
+		{"$.user.nothing", ".*", false},
+		{"$.tags[*]", "^c$", true},
+		{"$.tags", `^\["a&b","c"\]$`, true},
+		{"$.o", `^{"k":"<v>"}$`, true},
+		{"$.user[?typeof(@) == 'number']", "5", true},
+		{"$.tags[*]", `^(?!a).`, true},
+	} {
+		f, err := Compile(Spec{AllOf: []Rule{{Body: &Body{tt.query, tt.matches}}, {Method: "GET"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := request("/")
+		r.Body = func(limit int, timeout time.Duration) ([]byte, bool) {
+			if limit != DefaultBodyLimit || timeout != DefaultBodyTimeout {
+				t.Errorf("limits %d and %v", limit, timeout)
+			}
+			return []byte(doc), true
+		}
+		if got, err := f.Match(r); got != tt.want || err != nil {
+			t.Errorf("%s, %s: %v, %v", tt.query, tt.matches, got, err)
+		}
+		for name, body := range map[string]BodyFunc{
+			"none":     nil,
+			"too long": func(int, time.Duration) ([]byte, bool) { return []byte(doc), false },
+			"empty":    func(int, time.Duration) ([]byte, bool) { return nil, true },
+			"no JSON":  func(int, time.Duration) ([]byte, bool) { return []byte(doc[1:]), true },
+		} {
+			if r.Body = body; tt.want {
+				if got, err := f.Match(r); got || err != nil {
+					t.Errorf("%s: %v, %v", name, got, err)
+				}
+			}
+		}
+		// Nobody waits for a body that decides nothing.
+		r.Method = "PUT"
+		r.Body = func(int, time.Duration) ([]byte, bool) {
+			t.Error("the body was asked for")
+			return nil, false
+		}
+		if got, _ := f.Match(r); got {
+			t.Error("another method matches")
 		}
 	}
 }
@@ -98,11 +157,13 @@ func TestSlow(t *testing.T) {
 }
 
 func FuzzCompile(f *testing.F) {
-	f.Add("^x-user: (?=a)", "/a", "GET", `test("a")`)
-	f.Fuzz(func(t *testing.T, header, path, method, jq string) {
-		for _, r := range []Rule{{Header: header}, {Path: path}, {Method: method}, {JQ: jq}} {
+	f.Add("^x-user: (?=a)", "/a", "GET", `test("a")`, "$.a", `{"a":1}`)
+	f.Fuzz(func(t *testing.T, header, path, method, jq, query, body string) {
+		for _, r := range []Rule{{Header: header}, {Path: path}, {Method: method}, {JQ: jq}, {Body: &Body{query, header}}} {
 			if c, err := Compile(Spec{Rule: r}); err == nil {
-				_, _ = c.Match(request("/a?b=c", "x-user: a"))
+				q := request("/a?b=c", "x-user: a")
+				q.Body = func(int, time.Duration) ([]byte, bool) { return []byte(body), true }
+				_, _ = c.Match(q)
 			}
 		}
 	})
