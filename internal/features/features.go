@@ -12,6 +12,7 @@ import (
 
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
 // The sides of a filter.
@@ -42,7 +43,7 @@ func FromConfig(c *config.Config) sessions.Features {
 			Enabled: c.Feature.Env.Enabled,
 			Include: slices.Clone(c.Feature.Env.Include), Exclude: slices.Clone(c.Feature.Env.Exclude),
 		},
-		Files: sessions.Files{Mode: string(c.Feature.FS.Mode)},
+		Files: sessions.Files{Mode: string(c.Feature.FS.Mode), ReadWrite: slices.Clone(c.Feature.FS.ReadWrite)},
 	}
 }
 
@@ -67,7 +68,7 @@ func ToConfig(f sessions.Features) (*config.Config, error) {
 	c.Feature.Env = config.Env{
 		Enabled: f.Env.Enabled, Include: slices.Clone(f.Env.Include), Exclude: slices.Clone(f.Env.Exclude),
 	}
-	c.Feature.FS.Mode = config.FSMode(f.Files.Mode)
+	c.Feature.FS = config.FS{Mode: config.FSMode(f.Files.Mode), ReadWrite: slices.Clone(f.Files.ReadWrite)}
 	return c, nil
 }
 
@@ -109,6 +110,11 @@ func Check(f sessions.Features) error {
 			if _, err := filter.parse(entry); err != nil {
 				fail("%s.entries[%d]: %w", filter.path, i, err)
 			}
+		}
+	}
+	for i, text := range f.Files.ReadWrite {
+		if _, err := pattern.Compile(text, pattern.IgnoreCase); err != nil {
+			fail("files.readWrite[%d]: %w", i, err)
 		}
 	}
 	if f.Incoming.Filter != nil {

@@ -55,8 +55,9 @@ func TestThereAndBack(t *testing.T) {
 		},
 		filtered(sessions.HTTPFilter{HTTPFilterRule: sessions.HTTPFilterRule{Header: "^a: b$"}}),
 		filtered(sessions.HTTPFilter{HTTPFilterRule: sessions.HTTPFilterRule{HeaderJQ: "true"}, Ports: []int32{80}}),
+		filtered(sessions.HTTPFilter{HTTPFilterRule: sessions.HTTPFilterRule{Body: &sessions.HTTPBody{Query: "$.a", Matches: "b"}}}),
 		filtered(sessions.HTTPFilter{AllOf: []sessions.HTTPFilterRule{
-			{Header: "a"}, {Path: "b"}, {Method: "GET"}, {HeaderJQ: "true"},
+			{Header: "a"}, {Path: "b"}, {Method: "GET"}, {HeaderJQ: "true"}, {Body: &sessions.HTTPBody{Query: "$.a", Matches: "b"}},
 		}}),
 		filtered(sessions.HTTPFilter{AnyOf: []sessions.HTTPFilterRule{{Path: "a"}}, Ports: []int32{1, 2}}),
 	} {

@@ -18,6 +18,8 @@ type Enforcer struct {
 	headers  []*pattern.Pattern // of incoming.HeaderFilters
 	outgoing []outgoingRules
 	env      []Exclusion
+	files    []fileRules
+	written  []*pattern.Pattern // of features.FilesWritten
 }
 
 // outgoingRules are the compiled rules of one policy.
@@ -67,6 +69,7 @@ func (g Grant) Compile() (*Enforcer, error) {
 		}
 		e.outgoing = append(e.outgoing, compiled)
 	}
+	problems = append(problems, e.compileFiles(g)...)
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}

@@ -11,6 +11,8 @@
 // The package imports no Kubernetes types, because the agent links it.
 package grant
 
+import "github.com/mirrord-go/mirrord/internal/tlsport"
+
 // Grant is what a session may do. The zero value allows everything.
 //
 // Policies are named as users name profiles: "NAME" for a cluster-wide one, "NAMESPACE/NAME"
@@ -30,6 +32,9 @@ type Grant struct {
 	Env []Exclusion `json:"env,omitempty"`
 	// Files has one entry for each policy with rules about files.
 	Files []FileRules `json:"files,omitempty"`
+	// TLS are the ports on which the agent ends TLS for a filter, and how; of other ports, TLS
+	// stays with the target. It is no rule: whoever may steal may steal what is inside.
+	TLS []tlsport.Port `json:"tls,omitempty"`
 }
 
 // Features are what a session said it does. It gets nothing else, so that one which claims a
@@ -48,7 +53,17 @@ type Features struct {
 	DNS bool `json:"dns"`
 	// Env says whether the session gets variables of the target.
 	Env bool `json:"env"`
+	// Files is [FilesRead] or [FilesWrite]; empty means that the session needs no files of the target.
+	Files string `json:"files,omitempty"`
+	// FilesWritten are regular expressions for files that a session with [FilesRead] writes too.
+	FilesWritten []string `json:"filesWritten,omitempty"`
 }
+
+// What a session does with files of the target.
+const (
+	FilesRead  = "read"
+	FilesWrite = "write"
+)
 
 // Incoming says which policies block what of the target's incoming traffic.
 type Incoming struct {

@@ -336,6 +336,7 @@ func FuzzGrant(f *testing.F) {
 		_ = e.Subscribe(Steal, &HTTPFilter{Header: text})
 		_ = e.Dial(TCP, netip.MustParseAddrPort("10.0.0.1:1"), []string{text})
 		_ = e.Variable(text)
+		_ = e.File(text, true)
 	})
 }
 

@@ -24,6 +24,10 @@ const (
 	CodeHeaderFilter Code = "HeaderFilter"
 	// CodeDestination: the policy does not let the session go to the destination.
 	CodeDestination Code = "Destination"
+	// CodeFileHidden: for the session, the target has no such file.
+	CodeFileHidden Code = "FileHidden"
+	// CodeFileReadOnly: the policy does not let the session write to the file.
+	CodeFileReadOnly Code = "FileReadOnly"
 	// CodeNotRequested: the session was created without the feature.
 	CodeNotRequested Code = "NotRequested"
 )

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/api/policies/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/features"
 	"github.com/mirrord-go/mirrord/internal/grant"
 )
@@ -77,6 +78,7 @@ func grantOf(policies []Policy, req Request) grant.Grant {
 	g := grant.Grant{Features: &grant.Features{
 		Profile: req.Profile, Incoming: f.Incoming.Mode,
 		TCP: f.Outgoing.TCP, UDP: f.Outgoing.UDP, Unix: len(f.Outgoing.UnixStreams) > 0, DNS: f.DNS.Enabled, Env: f.Env.Enabled,
+		Files: filesOf(f.Files), FilesWritten: slices.Clone(f.Files.ReadWrite),
 	}}
 	for _, p := range policies {
 		name, spec := p.Ref.String(), p.Spec
@@ -108,6 +110,18 @@ func grantOf(policies []Policy, req Request) grant.Grant {
 		}
 	}
 	return g
+}
+
+// filesOf is what the session does with files of the target.
+func filesOf(f sessions.Files) string {
+	switch config.FSMode(f.Mode) {
+	case config.FSWrite:
+		return grant.FilesWrite
+	case config.FSRead, config.FSLocalWithOverrides:
+		return grant.FilesRead
+	case config.FSLocal:
+	}
+	return ""
 }
 
 func appendNew(names []string, name string) []string {

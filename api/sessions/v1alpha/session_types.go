@@ -237,6 +237,12 @@ type Env struct {
 type Files struct {
 	// Mode is local, localwithoverrides, read or write.
 	Mode string `json:"mode"`
+	// ReadWrite are regular expressions for files that are written too, where the mode is read or
+	// localwithoverrides.
+	//
+	// +optional
+	// +listType=atomic
+	ReadWrite []string `json:"readWrite,omitempty"`
 }
 
 // ConnectOptions are the parameters of sessions/connect, which upgrades the request to a

@@ -363,6 +363,25 @@ func schema_mirrord_api_sessions_v1alpha_Files(ref common.ReferenceCallback) com
 							Format:      "",
 						},
 					},
+					"readWrite": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "ReadWrite are regular expressions for files that are written too, where the mode is read or localwithoverrides.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
 				},
 				Required: []string{"mode"},
 			},
