@@ -15,7 +15,7 @@ tool controller-gen object paths=./api/...
 for types in api/*/v*; do
 	tool register-gen --output-file zz_generated.register.go "./$types"
 done
-tool controller-gen crd paths=./api/profiles/... paths=./api/policies/... output:crd:dir=config/crd
+tool controller-gen crd paths=./api/profiles/... paths=./api/policies/... paths=./api/tlssteal/... output:crd:dir=config/crd
 tool controller-gen crd paths=./api/records/... output:crd:dir=config/crd/operator
 hack/chart-crds.sh
 tool openapi-gen --output-dir internal/operator/apiserver/openapi \

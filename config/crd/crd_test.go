@@ -15,6 +15,7 @@ import (
 
 	policies "github.com/mirrord-go/mirrord/api/policies/v1alpha"
 	"github.com/mirrord-go/mirrord/api/profiles/v1alpha"
+	tlssteal "github.com/mirrord-go/mirrord/api/tlssteal/v1alpha"
 )
 
 // definitions reads what a user pipes into kubectl.
@@ -48,6 +49,9 @@ func TestDefinitionsAreValid(t *testing.T) {
 		"MirrordPolicy":         {policies.GroupName, "mirrordpolicies", namespaced},
 		"MirrordClusterProfile": {v1alpha.GroupName, "mirrordclusterprofiles", clusterScoped},
 		"MirrordProfile":        {v1alpha.GroupName, "mirrordprofiles", namespaced},
+
+		"MirrordClusterTlsStealConfig": {tlssteal.GroupName, "mirrordclustertlsstealconfigs", clusterScoped},
+		"MirrordTlsStealConfig":        {tlssteal.GroupName, "mirrordtlsstealconfigs", namespaced},
 	}
 	all := definitions(t)
 	if len(all) != len(wants) {
@@ -162,16 +166,19 @@ func TestColumnsOfPolicies(t *testing.T) {
 	}
 }
 
-// TestDescriptionsFitKubectl holds that "kubectl explain" shows the comments of policies in
+// TestDescriptionsFitKubectl holds that "kubectl explain" shows comments in
 // whole lines.
 func TestDescriptionsFitKubectl(t *testing.T) {
 	for kind, crd := range definitions(t) {
-		if crd.Spec.Group != policies.GroupName {
+		if crd.Spec.Group != policies.GroupName && crd.Spec.Group != tlssteal.GroupName {
 			continue
 		}
 		spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
 		var check func(path string, schema apiextensionsv1.JSONSchemaProps)
 		check = func(path string, schema apiextensionsv1.JSONSchemaProps) {
+			if crd.Spec.Group == tlssteal.GroupName && strings.HasPrefix(path, "spec.selector.") {
+				return // the words of Kubernetes
+			}
 			for name, property := range schema.Properties {
 				check(path+"."+name, property)
 			}

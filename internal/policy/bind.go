@@ -27,7 +27,7 @@ func (p Policy) Binds(t Target) bool {
 	if p.Spec.Selector == nil {
 		return true
 	}
-	selector, err := selectorOf(p.Spec.Selector)
+	selector, err := SelectorOf(p.Spec.Selector)
 	if err != nil {
 		return true
 	}
@@ -37,8 +37,8 @@ func (p Policy) Binds(t Target) bool {
 	return slices.ContainsFunc(objects, func(o Object) bool { return selector.Matches(labels.Set(o.Labels)) })
 }
 
-// selectorOf is a selector as Kubernetes evaluates it.
-func selectorOf(s *v1alpha.LabelSelector) (labels.Selector, error) {
+// SelectorOf is a selector as Kubernetes evaluates it.
+func SelectorOf(s *v1alpha.LabelSelector) (labels.Selector, error) {
 	same := &metav1.LabelSelector{MatchLabels: s.MatchLabels}
 	for _, r := range s.MatchExpressions {
 		same.MatchExpressions = append(same.MatchExpressions, metav1.LabelSelectorRequirement{

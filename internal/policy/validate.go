@@ -127,7 +127,7 @@ func (v *validator) targets(spec v1alpha.PolicySpec) {
 		}
 	}
 	if spec.Selector != nil {
-		if _, err := selectorOf(spec.Selector); err != nil {
+		if _, err := SelectorOf(spec.Selector); err != nil {
 			v.add(Invalid, "spec.selector", "%v", err)
 		}
 	}

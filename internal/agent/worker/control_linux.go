@@ -114,7 +114,7 @@ func (s *session) welcome() *wire.Welcome {
 	w := s.w
 	m := &wire.Welcome{
 		Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless,
-		Can: []string{wire.CanHTTPFilter},
+		Can: []string{wire.CanHTTPFilter, wire.CanTLS},
 	}
 	var err error
 	if m.Addresses, err = target.Addresses(); err != nil {

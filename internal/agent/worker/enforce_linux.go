@@ -12,6 +12,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/grant"
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -42,6 +43,7 @@ type rules struct {
 	managed bool
 	probes  map[uint16][]wire.Probe
 	sources []netip.Addr
+	tls     []tlsport.Port
 }
 
 func newRules(spec Session) (*rules, error) {
@@ -52,6 +54,7 @@ func newRules(spec Session) (*rules, error) {
 	r := &rules{
 		enforcer: e, onSteal: spec.OnConcurrentSteal, timeout: spec.Timeout,
 		managed: spec.ID != "", probes: spec.Pod.Probes, sources: spec.Pod.ProbeSources,
+		tls: spec.Grant.TLS,
 	}
 	if r.timeout == 0 {
 		r.timeout = nodeapi.DefaultTimeout
@@ -68,6 +71,9 @@ func (l *link) subscribe(req wire.Subscribe) (moved int, err error) {
 	}
 	if r.managed {
 		req.Probes, req.ProbeSources = r.probes[req.Port], r.sources
+		if req.TLS != nil {
+			req.TLS = &wire.SubscribeTLS{Port: tlsport.Find(r.tls, req.Port)}
+		}
 	}
 	moved, err = l.w.incoming.subscribe(l, req)
 	l.session.report()

@@ -47,6 +47,8 @@ type filterNotices struct{ shared, slow, unknown throttle }
 type splitting struct {
 	in          *incoming
 	peer, local netip.AddrPort
+	way         httpsplit.Destination // to the application
+	tls         *wire.TLSInfo         // of a connection whose TLS has been ended
 }
 
 // splitFor decides about a connection that was taken for filters: a probe stays with the target,
@@ -60,22 +62,21 @@ func (in *incoming) splitFor(s stealer, c *steal.Conn, thief *subscription, filt
 	for _, sub := range filtered {
 		detect = max(detect, min(millis(sub.http.DetectTimeout), maxDetectTimeout))
 	}
-	sp := &splitting{in: in, peer: addrPort(c.RemoteAddr()), local: c.Dst}
+	sp := &splitting{in: in, peer: addrPort(c.RemoteAddr()), local: c.Dst, way: toApp{in, c.Dst}}
+	port := tlsOf(filtered)
 	o := httpsplit.Options{
-		App: sp.app(), Choose: sp.choose, Raw: sp.raw, Mark: sp.mark,
+		App: sp.way, Choose: sp.choose, Raw: sp.raw, Mark: sp.mark,
 		DetectTimeout: detect, Bodies: in.bodies, Drain: in.drain,
 	}
 	return func() {
-		if err := httpsplit.Serve(in.ctx, in.log, &begun{Conn: c.TCPConn, first: read}, o); err != nil {
+		if err := sp.serve(in.ctx, port, &begun{Conn: c.TCPConn, first: read}, o); err != nil {
 			in.log.Debug("a connection was cut", "peer", sp.peer, "err", err)
 		}
 	}
 }
 
-func (sp *splitting) app() toApp { return toApp{sp.in, sp.local} }
-
 func (sp *splitting) session(sub *subscription) toSession {
-	return toSession{sp.in, sub.link, sp.peer, sp.local}
+	return toSession{sp.in, sub.link, sp.peer, sp.local, sp.tls}
 }
 
 // choose finds who gets a request: the first whose filter matches, or who has the whole port.
@@ -118,7 +119,7 @@ func (sp *splitting) mark(d httpsplit.Destination) string {
 	if !slices.ContainsFunc(filtered, func(sub *subscription) bool { return sub.http.MarkResponses }) {
 		return ""
 	}
-	if d == httpsplit.Destination(sp.app()) {
+	if d == sp.way {
 		return wire.MarkHeader + ": " + wire.MarkApp
 	}
 	return wire.MarkHeader + ": " + wire.MarkSession
@@ -175,6 +176,7 @@ type toSession struct {
 	in          *incoming
 	link        *link
 	peer, local netip.AddrPort
+	tls         *wire.TLSInfo
 }
 
 // Dial offers the session a connection. It carries only what the session is to have.
@@ -183,11 +185,14 @@ func (d toSession) Dial(context.Context) (httpsplit.Conn, error) {
 	if sub == nil || sub.mode != wire.Steal {
 		return nil, errClosing // given back just now
 	}
+	if d.tls != nil && !sub.takesTLS {
+		return nil, errors.New("the session's client does not know what to do without TLS")
+	}
 	if err := d.in.enter(d.link); err != nil {
 		d.in.refuse(d.link, d.local.Port(), err)
 		return nil, err
 	}
-	st, err := d.link.offer(wire.Incoming{Mode: wire.Steal, Peer: d.peer, Local: d.local}, nil)
+	st, err := d.link.offer(wire.Incoming{Mode: wire.Steal, Peer: d.peer, Local: d.local, TLS: d.tls}, nil)
 	if err != nil {
 		d.in.leave(d.link)
 		return nil, err

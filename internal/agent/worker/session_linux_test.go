@@ -41,7 +41,7 @@ func TestWithoutRights(t *testing.T) {
 	want := wire.Welcome{
 		Version: wire.Version, Agent: "test", Hostname: hostname, Addresses: addresses,
 		StealProblem: "no right to steal", MirrorProblem: "no right to mirror",
-		Can: []string{wire.CanHTTPFilter},
+		Can: []string{wire.CanHTTPFilter, wire.CanTLS},
 	}
 	if diff := cmp.Diff(want, c.welcome, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("welcome (-want +got):\n%s", diff)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/probe"
+	"github.com/mirrord-go/mirrord/internal/agent/tlssteal"
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -23,10 +24,12 @@ type subscription struct {
 	sources probe.Sources
 	active  *atomic.Int64 // connections that the client serves
 
-	spec    *httpfilter.Spec // nil without a filter
-	filter  *httpfilter.Filter
-	http    wire.HTTPOptions
-	notices *filterNotices
+	spec     *httpfilter.Spec // nil without a filter
+	filter   *httpfilter.Filter
+	http     wire.HTTPOptions
+	notices  *filterNotices
+	takesTLS bool           // the client understands streams with TLS
+	tls      *tlssteal.Port // nil where TLS stays with the target
 
 	ctx    context.Context //nolint:containedctx // of the connections that the client serves
 	cancel context.CancelCauseFunc
@@ -60,6 +63,9 @@ func (in *incoming) newSubscription(l *link, req wire.Subscribe) (*subscription,
 		if sub.filter, err = httpfilter.CompileWith(*sub.spec, filterLimits(sub.http)); err != nil {
 			return nil, fmt.Errorf("%w: the HTTP filter: %w", syscall.EINVAL, err)
 		}
+	}
+	if err := sub.readTLS(req); err != nil {
+		return nil, err
 	}
 	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
 	for _, p := range req.Probes {

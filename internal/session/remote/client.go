@@ -370,10 +370,13 @@ func readIncoming(st tunnel.Stream) (wire.Incoming, error) {
 	if err != nil {
 		return wire.Incoming{}, err
 	}
-	if k != wire.KindIncoming {
-		return wire.Incoming{}, fmt.Errorf("%w: the agent opened a stream of kind %v", wire.ErrMalformed, k)
+	switch k {
+	case wire.KindIncoming:
+		return wire.ReadIncoming(st)
+	case wire.KindIncomingTLS:
+		return wire.ReadIncomingTLS(st)
 	}
-	return wire.ReadIncoming(st)
+	return wire.Incoming{}, fmt.Errorf("%w: the agent opened a stream of kind %v", wire.ErrMalformed, k)
 }
 
 // LostError wraps the errno of a call that a lost tunnel has failed.

@@ -87,6 +87,9 @@ type Subscribe struct {
 	Filter *httpfilter.Spec `json:"filter,omitempty"`
 	// HTTP is about how a filter is applied.
 	HTTP HTTPOptions `json:"http,omitzero"`
+	// TLS, when not nil, lets a filter look into TLS where its configuration is known; without it,
+	// TLS stays with the target. Only for agents that announce [CanTLS]: others ignore it.
+	TLS *SubscribeTLS `json:"tls,omitempty"`
 }
 
 // HTTPOptions are about subscriptions with a filter. Zero values are the defaults, and what is

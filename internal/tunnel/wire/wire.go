@@ -67,6 +67,8 @@ func (k Kind) String() string {
 		return "resolve"
 	case KindIncoming:
 		return "incoming"
+	case KindIncomingTLS:
+		return "incoming-tls"
 	case KindUnix:
 		return "unix"
 	}
@@ -164,6 +166,8 @@ type Incoming struct {
 	Peer netip.AddrPort
 	// Local is the address the client connected to; its port is the subscribed port.
 	Local netip.AddrPort
+	// TLS is set for a connection whose TLS the agent has ended.
+	TLS *TLSInfo
 }
 
 // IncomingReply answers [Incoming]. For a stolen connection an Errno other than 0 (usually
@@ -198,7 +202,7 @@ func ReadKind(r io.Reader) (Kind, error) {
 		return 0, err
 	}
 	k := Kind(b[0])
-	if k < KindControl || k > KindUnix {
+	if (k < KindControl || k > KindUnix) && k != KindIncomingTLS {
 		return 0, fmt.Errorf("%w: stream kind %d", ErrMalformed, b[0])
 	}
 	return k, nil
@@ -283,7 +287,18 @@ func ReadAnswer(r io.Reader) (Answer, error) {
 
 // WriteIncoming writes the header of an incoming stream, kind included.
 func WriteIncoming(w io.Writer, in Incoming) error {
-	return write(w, appendAddr(appendAddr([]byte{byte(KindIncoming), byte(in.Mode)}, in.Peer), in.Local))
+	kind := KindIncoming
+	if in.TLS != nil {
+		kind = KindIncomingTLS
+	}
+	b := appendAddr(appendAddr([]byte{byte(kind), byte(in.Mode)}, in.Peer), in.Local)
+	if in.TLS != nil {
+		var err error
+		if b, err = in.TLS.append(b); err != nil {
+			return err
+		}
+	}
+	return write(w, b)
 }
 
 // ReadIncoming reads what follows the kind of an incoming stream.
