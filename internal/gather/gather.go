@@ -4,13 +4,13 @@
 package gather
 
 import (
-	"bufio"
 	"net"
 	"sync"
-)
+	"sync/atomic"
+	"syscall"
 
-// readSize is how much is read at a time, if there is so much.
-const readSize = 128 << 10
+	"github.com/mirrord-go/mirrord/internal/pipe"
+)
 
 // Conn is a connection whose writes can be collected. Its methods may be called at once from
 // any goroutine.
@@ -18,7 +18,10 @@ type Conn struct {
 	net.Conn
 
 	reading sync.Mutex
-	ahead   *bufio.Reader // or nil
+	fill    pipe.ReadFunc // or nil
+	buf     *[]byte       // what it gave; nil when all is read
+	r, w    int           // what is left of it
+	ahead   atomic.Int64  // bytes of that
 
 	mu   sync.Mutex
 	held bool
@@ -26,24 +29,38 @@ type Conn struct {
 	err  error
 }
 
-// New wraps a connection. With readAhead it is read in large pieces, which is of use for
-// connections that make a system call for each read.
+// New wraps a connection. With readAhead it is read in large pieces, if it is one that makes a system call
+// for each read. While nothing has come there is no buffer.
 func New(c net.Conn, readAhead bool) *Conn {
 	g := &Conn{Conn: c}
-	if readAhead {
-		g.ahead = bufio.NewReaderSize(c, readSize)
+	if sc, ok := c.(syscall.Conn); ok && readAhead {
+		g.fill = pipe.ReaderOf(sc)
 	}
 	return g
 }
 
 // Read implements [net.Conn].
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.ahead == nil {
+	if c.fill == nil || len(p) == 0 {
 		return c.Conn.Read(p)
 	}
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	return c.ahead.Read(p)
+	if c.buf == nil {
+		buf, n, err := c.fill()
+		if err != nil {
+			return 0, err
+		}
+		c.buf, c.r, c.w = buf, 0, n
+	}
+	n := copy(p, (*c.buf)[c.r:c.w])
+	c.r += n
+	c.ahead.Store(int64(c.w - c.r))
+	if c.r == c.w {
+		pipe.PutBuffer(c.buf)
+		c.buf = nil
+	}
+	return n, nil
 }
 
 // Write writes, or keeps p until Release.

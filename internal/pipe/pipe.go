@@ -135,12 +135,19 @@ const bufferSize = 2 * (64<<10 - 12)
 // buffers holds *[]byte, so that putting one back allocates nothing.
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// A readFunc waits for data and returns it in a buffer of the pool, which the caller puts
-// back. The buffer is nil when nothing was read.
-type readFunc func() (buf *[]byte, n int, err error)
+// A ReadFunc waits for data and returns it in a buffer of the pool, which the caller gives
+// back with [PutBuffer]. The buffer is nil when nothing was read.
+type ReadFunc func() (buf *[]byte, n int, err error)
+
+// PutBuffer gives back what a [ReadFunc] returned.
+func PutBuffer(buf *[]byte) { buffers.Put(buf) }
+
+// ReaderOf reads a connection without a buffer while there is nothing to read; nil when the system has no
+// way to do that.
+func ReaderOf(c syscall.Conn) ReadFunc { return readinessReader(c) }
 
 // readerOf chooses how to wait for src.
-func readerOf(src io.Reader) readFunc {
+func readerOf(src io.Reader) ReadFunc {
 	if sc, ok := src.(syscall.Conn); ok {
 		if f := readinessReader(sc); f != nil {
 			return f
@@ -157,15 +164,16 @@ const (
 	mediumSize = 16 << 10
 )
 
-// growingReader reads with the next larger size while reads come back full.
-func growingReader(src io.Reader) readFunc {
+// growingReader reads with the next larger size while reads come back full. The largest size is kept while
+// they bring more than the one before could hold: few sources ever fill it.
+func growingReader(src io.Reader) ReadFunc {
 	wait := make([]byte, smallSize)
 	full := false
 	return func() (*[]byte, int, error) {
 		if full && len(wait) == mediumSize {
 			buf := buffers.Get().(*[]byte)
 			n, err := src.Read(*buf)
-			full = n == len(*buf)
+			full = n >= mediumSize
 			return buf, n, err
 		}
 		if full {

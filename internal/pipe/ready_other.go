@@ -5,4 +5,4 @@ package pipe
 import "syscall"
 
 // readinessReader is not available: waiting needs a buffer here.
-func readinessReader(syscall.Conn) readFunc { return nil }
+func readinessReader(syscall.Conn) ReadFunc { return nil }

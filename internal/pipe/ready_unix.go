@@ -10,7 +10,7 @@ import (
 
 // readinessReader waits in the runtime's poller and takes a buffer only once there is
 // something to read.
-func readinessReader(c syscall.Conn) readFunc {
+func readinessReader(c syscall.Conn) ReadFunc {
 	rc, err := c.SyscallConn()
 	if err != nil {
 		return nil

@@ -78,7 +78,11 @@ func newStage(t *host, o options) *stage {
 	t.Logf("building")
 	dir := t.TempDir()
 	s.loader = filepath.Join(dir, "loader")
-	cmd := exec.CommandContext(t.ctx, "go", "build", "-trimpath", "-o", dir, "./cmd/mirrord", "./cmd/mirrord-agent", "./cmd/mirrord-operator", "./test/bench/loader")
+	programs := []string{"./cmd/mirrord", "./cmd/mirrord-agent", "./test/bench/loader"}
+	if o.operator {
+		programs = append(programs, "./cmd/mirrord-operator")
+	}
+	cmd := exec.CommandContext(t.ctx, "go", append([]string{"build", "-trimpath", "-o", dir}, programs...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)

@@ -37,7 +37,11 @@ func NewClient(addr string, own *tunnel.Identity, agent tunnel.Fingerprint) *Cli
 	return &Client{http: &http.Client{
 		Transport: &http.Transport{
 			DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dial(ctx, addr, own, agent, apiProtocol)
+				c, _, err := dial(ctx, addr, own, agent, apiProtocol)
+				if err != nil {
+					return nil, err
+				}
+				return c, nil
 			},
 			ResponseHeaderTimeout:  answerTimeout,
 			IdleConnTimeout:        time.Minute,

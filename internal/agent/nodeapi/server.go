@@ -51,6 +51,7 @@ type Agent interface {
 // is left, with nil after the end of ctx.
 func Serve(ctx context.Context, log *slog.Logger, l net.Listener, own *tunnel.Identity, operator tunnel.Fingerprint, a Agent) error {
 	secure := listen(log, l, own, operator, apiProtocol)
+	secure.loops.Go(secure.run)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	srv := &http.Server{

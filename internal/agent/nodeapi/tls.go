@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/strangers"
+	"github.com/mirrord-go/mirrord/internal/gather"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 )
 
@@ -34,18 +35,28 @@ const (
 // of [Registered]. What it returns carries one client's tunnel, in both directions. It blocks
 // until both keys are proven, ctx ends, or 10 seconds have passed.
 func DialCarrier(ctx context.Context, addr string, own *tunnel.Identity, worker tunnel.Fingerprint) (net.Conn, error) {
-	return dial(ctx, addr, own, worker, carrierProtocol)
+	secure, below, err := dial(ctx, addr, own, worker, carrierProtocol)
+	if err != nil {
+		return nil, err
+	}
+	return gather.Over(secure, below), nil
 }
 
-func dial(ctx context.Context, addr string, own *tunnel.Identity, peer tunnel.Fingerprint, protocol string) (net.Conn, error) {
+func dial(ctx context.Context, addr string, own *tunnel.Identity, peer tunnel.Fingerprint, protocol string) (*tls.Conn, *gather.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	d := tls.Dialer{Config: own.TLSConfig(protocol, only(peer))}
+	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the agent at %s: %w", addr, err)
+		return nil, nil, fmt.Errorf("connecting to the agent at %s: %w", addr, err)
 	}
-	return c, nil
+	below := gather.New(c, true)
+	secure := tls.Client(below, own.TLSConfig(protocol, only(peer)))
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = c.Close()
+		return nil, nil, fmt.Errorf("connecting to the agent at %s: %w", addr, err)
+	}
+	return secure, below, nil
 }
 
 func only(peer tunnel.Fingerprint) func(tunnel.Fingerprint) error {
@@ -61,7 +72,10 @@ func only(peer tunnel.Fingerprint) func(tunnel.Fingerprint) error {
 // with the operator's key. Closing it closes l and waits until nothing of it is left;
 // connections that were accepted live on.
 func ListenCarriers(log *slog.Logger, l net.Listener, own *tunnel.Identity, operator tunnel.Fingerprint) net.Listener {
-	return listen(log, l, own, operator, carrierProtocol)
+	s := listen(log, l, own, operator, carrierProtocol)
+	s.gathers = true
+	s.loops.Go(s.run)
+	return s
 }
 
 // listener accepts the peers that prove a key.
@@ -70,6 +84,7 @@ type listener struct {
 	log       *slog.Logger
 	config    *tls.Config
 	strangers *strangers.Set
+	gathers   bool // its connections are [gather.TLS]
 
 	ctx    context.Context //nolint:containedctx // of the handshakes; ends with Close
 	cancel context.CancelFunc
@@ -77,13 +92,13 @@ type listener struct {
 	loops  sync.WaitGroup
 }
 
+// listen makes a listener, which accepts once it runs.
 func listen(log *slog.Logger, l net.Listener, own *tunnel.Identity, operator tunnel.Fingerprint, protocol string) *listener {
 	s := &listener{
 		Listener: l, log: log, config: own.TLSConfig(protocol, only(operator)),
 		strangers: strangers.New(maxStrangers), proven: make(chan net.Conn),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.loops.Go(s.run)
 	return s
 }
 
@@ -128,7 +143,8 @@ func (l *listener) run() {
 func (l *listener) prove(c net.Conn) {
 	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
 	defer cancel()
-	secure := tls.Server(c, l.config)
+	below := gather.New(c, true)
+	secure := tls.Server(below, l.config)
 	err := secure.HandshakeContext(ctx)
 	l.strangers.Remove(c)
 	if err != nil {
@@ -138,8 +154,12 @@ func (l *listener) prove(c net.Conn) {
 		}
 		return
 	}
+	var proven net.Conn = secure
+	if l.gathers {
+		proven = gather.Over(secure, below)
+	}
 	select {
-	case l.proven <- secure:
+	case l.proven <- proven:
 	case <-l.ctx.Done():
 		_ = c.Close()
 	}

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/gather"
 	"github.com/mirrord-go/mirrord/internal/pipe"
 )
 
@@ -212,7 +214,17 @@ func upgrade(h http.Hijacker) (net.Conn, error) {
 	if err := errors.Join(conn.SetDeadline(time.Now().Add(upgradeTimeout)), write(conn, switching), conn.SetDeadline(time.Time{})); err != nil {
 		return nil, errors.Join(fmt.Errorf("answering the upgrade: %w", err), conn.Close())
 	}
-	return begun(conn, buffered.Reader), nil
+	return begun(gathered(conn), buffered.Reader), nil
+}
+
+// gathered is conn with few large reads and writes. The API server, at its other end, is Go's TLS.
+func gathered(conn net.Conn) net.Conn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		if below, ok := secure.NetConn().(*gather.Conn); ok {
+			return gather.Over(secure, below)
+		}
+	}
+	return conn
 }
 
 func write(w io.Writer, s string) error {

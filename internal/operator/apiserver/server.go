@@ -34,6 +34,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	"github.com/mirrord-go/mirrord/internal/gather"
 	definitions "github.com/mirrord-go/mirrord/internal/operator/apiserver/openapi"
 )
 
@@ -117,7 +118,7 @@ func (c *Config) generic(scheme *runtime.Scheme, log *slog.Logger) (*genericapis
 	}
 	config.ExternalAddress = net.JoinHostPort("localhost", strconv.Itoa(port))
 	config.SecureServing = &genericapiserver.SecureServingInfo{
-		Listener:                     c.Listener,
+		Listener:                     gatherers{c.Listener},
 		Cert:                         c.Certificate,
 		ClientCA:                     c.FrontProxy.CAContentProvider,
 		HTTP2MaxStreamsPerConnection: maxStreams,
@@ -169,6 +170,18 @@ type versioned struct {
 }
 
 func (v versioned) Info() *version.Info { return &version.Info{GitVersion: v.build} }
+
+// gatherers is a listener of connections of which carriers can be made that read and write much at a time.
+type gatherers struct{ net.Listener }
+
+// Accept implements [net.Listener].
+func (l gatherers) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return gather.New(c, true), nil
+}
 
 func portOf(l net.Listener) (int, error) {
 	a, ok := l.Addr().(*net.TCPAddr)
