@@ -10,7 +10,7 @@ bad=$(gofmt -l $(git ls-files '*.go'))
 
 step vet
 go vet ./...
-for module in test/cluster test/chart hack/images; do (cd "$module" && go vet ./...); done
+for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go vet ./...); done
 
 step "lint (the linter is built the first time)"
 go tool -modfile=hack/lint/go.mod golangci-lint run ./...
@@ -22,7 +22,7 @@ hack/generate.sh
 
 step "go.mod"
 go mod tidy -diff
-for module in test/cluster test/chart hack/images; do (cd "$module" && go mod tidy -diff); done
+for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go mod tidy -diff); done
 
 step "builds for other systems"
 export CGO_ENABLED=0

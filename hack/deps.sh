@@ -8,6 +8,8 @@ packages=(
   containerd runc containernetworking-plugins iptables nftables conntrack iproute2 util-linux procps kmod
   # programs that sessions are tried with, and compilers for more of them
   gcc libc6-dev musl-tools python3 nodejs default-jdk-headless curl bind9-dnsutils busybox-static perl-base
+  # real servers for the protocol tests, and client libraries (PostgreSQL's server is made an image of, and not started here)
+  postgresql redis-tools python3-psycopg2 python3-redis node-pg
 )
 
 # A program that is installed in another way counts: only what is missing is asked for.
@@ -16,6 +18,8 @@ have() {
     nodejs) command -v node ;;
     python3) command -v python3 ;;
     default-jdk-headless) command -v javac ;;
+    postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
+    node-pg) [ -d /usr/share/nodejs/pg ] || command -v npm ;; # npm gets the library when a test needs it
     *) [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ] ;;
   esac >/dev/null
 }
@@ -34,5 +38,12 @@ if [ "$(id -u)" != 0 ]; then
   sudo=(sudo)
 fi
 echo "installing ${missing[*]}"
+case " ${missing[*]} " in *" postgresql "*)
+  # Without this, Debian's package makes a database and starts its server.
+  if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    "${sudo[@]}" mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' | "${sudo[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+  fi ;;
+esac
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

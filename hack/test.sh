@@ -22,7 +22,7 @@ case ${1:-} in
     need_root root
     # Package by package: the tests share two things of the machine, its cores and its ports.
     go test -race -p 1 -timeout 20m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
-    for module in test/cluster test/chart hack/images; do (cd "$module" && go test ./...); done
+    for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go test ./...); done
     ;;
   e2e)
     need_root end-to-end
