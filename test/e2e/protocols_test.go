@@ -209,8 +209,12 @@ func TestProtocolsOutgoing(t *testing.T) {
 		server  string
 		did     []string
 	}{
-		{"grpc", []string{program, "grpc", "broker:7001"}, nil, "broker",
-			all("unary, client streaming, server streaming, both ways, metadata and trailers, status, timeout, cancel")},
+		{
+			"grpc",
+			[]string{program, "grpc", "broker:7001"},
+			nil, "broker",
+			all("unary, client streaming, server streaming, both ways, metadata and trailers, status, timeout, cancel"),
+		},
 		{"websocket", []string{program, "websocket", "broker:7002"}, nil, "broker", all("messages, ping, close")},
 		{"http3", []string{program, "http3", "broker:7003"}, nil, "broker", all("request, streams side by side, large body")},
 		{"nats", []string{program, "nats", "broker:4222"}, nil, "broker", all("publish and subscribe, request and reply")},
@@ -219,9 +223,14 @@ func TestProtocolsOutgoing(t *testing.T) {
 		{"postgres/go", []string{program, "postgres", "postgres:5432"}, nil, "", all("copy, query, listen and notify")},
 		{"postgres/python", []string{"/usr/bin/python3", client("postgres.py"), "postgres:5432"}, nil, "", all("query, listen and notify")},
 		{"postgres/node", []string{"node", client("postgres.js"), "postgres:5432"}, node, "", all("query, listen and notify")},
-		{"postgres/psql", []string{psql, "-XAtq", "-h", "postgres", "-U", "postgres", "-c",
-			`select json_build_object('peer', host(inet_client_addr()), 'did', json_build_array('sum of ' || count(*))) from generate_series(1, 100000)`},
-			nil, "", all("sum of 100000")},
+		{
+			"postgres/psql",
+			[]string{
+				psql, "-XAtq", "-h", "postgres", "-U", "postgres", "-c",
+				`select json_build_object('peer', host(inet_client_addr()), 'did', json_build_array('sum of ' || count(*))) from generate_series(1, 100000)`,
+			},
+			nil, "", all("sum of 100000"),
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
