@@ -79,7 +79,7 @@ func Serve(ctx context.Context, log *slog.Logger, client Conn, o Options) error 
 	defer cancel()
 	s := &splitter{
 		ctx: ctx, log: log, o: o, client: client,
-		src: &source{Conn: client}, upstreams: make(map[Destination]*upstream),
+		src: &source{r: client}, upstreams: make(map[Destination]*upstream),
 	}
 	s.in = bufio.NewReaderSize(s.src, bufferSize)
 	defer s.close()
@@ -118,31 +118,31 @@ type upstream struct {
 	in  *bufio.Reader
 }
 
-// source is the client's connection, with bytes that were read before and put back.
+// source is a reader with bytes that were read before and put back.
 type source struct {
-	Conn
+	r    io.Reader
 	back []byte
 }
 
-func (r *source) Read(p []byte) (int, error) {
-	if len(r.back) == 0 {
-		return r.Conn.Read(p)
+func (s *source) Read(p []byte) (int, error) {
+	if len(s.back) == 0 {
+		return s.r.Read(p)
 	}
-	n := copy(p, r.back)
-	if r.back = r.back[n:]; len(r.back) == 0 {
-		r.back = nil
+	n := copy(p, s.back)
+	if s.back = s.back[n:]; len(s.back) == 0 {
+		s.back = nil
 	}
 	return n, nil
 }
 
-// unread puts bytes back in front of those that come next.
-func (s *splitter) unread(b []byte) {
+// unread puts bytes back in front of those that a reader of the source gives next.
+func (s *source) unread(in *bufio.Reader, b []byte) {
 	if len(b) == 0 {
 		return
 	}
-	next, _ := s.in.Peek(s.in.Buffered())
-	s.src.back = slices.Concat(b, next, s.src.back)
-	s.in.Reset(s.src)
+	next, _ := in.Peek(in.Buffered())
+	s.back = slices.Concat(b, next, s.back)
+	in.Reset(s)
 }
 
 // draining says that the connection is to end.

@@ -1,6 +1,7 @@
 package httpsplit
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -89,11 +90,16 @@ func (s *splitter) peekBody(h *head, taken *int64, limit int, timeout time.Durat
 			return nil, false
 		}
 	}
-	b := &held{limit: size}
 	_ = s.client.SetReadDeadline(time.Now().Add(timeout))
-	err := copyBody(b, s.in, h)
-	_ = s.client.SetReadDeadline(time.Time{})
-	s.unread(b.raw)
+	defer func() { _ = s.client.SetReadDeadline(time.Time{}) }()
+	return s.src.peekBody(s.in, h, size, limit)
+}
+
+// peekBody reads a body that takes up to size on the wire, and puts it back.
+func (s *source) peekBody(in *bufio.Reader, h *head, size, limit int) ([]byte, bool) {
+	b := &held{limit: size}
+	err := copyBody(b, in, h)
+	s.unread(in, b.raw)
 	if err != nil {
 		return nil, false
 	}

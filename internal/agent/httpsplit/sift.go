@@ -5,58 +5,116 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 )
 
 // ErrNotSifted says that requests can't be told apart in a copy of a connection: it is not
-// HTTP/1, or not clearly so. In a copy of HTTP/2, header fields depend on those of streams
-// that were not chosen.
+// HTTP, or not clearly so.
 var ErrNotSifted = errors.New("requests can't be told apart here")
 
 // Sift copies those requests that choose picks from src, a copy of what a client sends on one
 // connection, to the writer that open returns. Open is called for the first of them, if there is one. It
 // blocks until src has ended, reading or writing has failed, or src can't be followed any more:
-// then the error wraps [ErrNotSifted].
+// then the error wraps [ErrNotSifted]. Bodies bounds memory as in [Options].
 //
-// A request that asks for an upgrade takes along what follows it. Whether the server agreed
-// is not to be seen here, but a client that goes on with another request is rare.
-func Sift(open func() (io.Writer, error), src io.Reader, choose func(*httpfilter.Request) bool) error {
-	in := bufio.NewReaderSize(src, bufferSize)
-	var chosen io.Writer
-	for {
-		if _, err := in.Peek(1); err != nil {
+// Requests of HTTP/1 are copied as they are. One that asks for an upgrade takes along what
+// follows it. Whether the server agreed is not to be seen here, but a client that goes on with
+// another request is rare. Of HTTP/2 the chosen streams are written as a connection of their own; there
+// a filter sees no bodies.
+func Sift(open func() (io.Writer, error), src io.Reader, choose func(*httpfilter.Request) bool, bodies *Budget) error {
+	s := &sifter{src: &source{r: src}, open: open, choose: choose, bodies: bodies}
+	s.in = bufio.NewReaderSize(s.src, bufferSize)
+	p := undecided
+	for p == undecided {
+		if _, err := s.in.Peek(s.in.Buffered() + 1); err != nil {
 			return ended(err)
 		}
-		req, err := readRequest(in)
+		b, _ := s.in.Peek(s.in.Buffered())
+		p = classify(b)
+	}
+	switch p {
+	case http1:
+		return s.http1()
+	case http2:
+		return s.http2()
+	}
+	return ErrNotSifted
+}
+
+// sifter is a copy of one connection.
+type sifter struct {
+	src    *source
+	in     *bufio.Reader // of src
+	open   func() (io.Writer, error)
+	choose func(*httpfilter.Request) bool
+	bodies *Budget
+	out    io.Writer // nil before the first chosen request
+}
+
+func (s *sifter) http1() error {
+	for {
+		if _, err := s.in.Peek(1); err != nil {
+			return ended(err)
+		}
+		req, err := readRequest(s.in)
 		if errors.Is(err, errUnclear) {
 			return ErrNotSifted
 		}
 		if err != nil {
 			return ended(err)
 		}
-		out := io.Discard
-		if choose(req.request(nil)) {
-			if chosen == nil {
-				if chosen, err = open(); err != nil {
-					return err
-				}
-			}
-			out = chosen
-		}
-		if _, err := out.Write(req.raw); err != nil {
+		if end, err := s.request(req); end || err != nil {
 			return err
 		}
-		if req.upgrades() {
-			_, err := io.Copy(out, in)
-			return ended(err)
-		}
-		if err := copyBody(out, in, req); errors.Is(err, errUnclear) {
-			return ErrNotSifted
-		} else if err != nil {
-			return ended(err)
-		}
 	}
+}
+
+// request copies a request, or skips it. End says that no other follows.
+func (s *sifter) request(req *head) (end bool, err error) {
+	var taken int64
+	defer func() { s.bodies.give(taken) }()
+	out := io.Discard
+	// Nobody waits for the copy, so the body has its time.
+	if s.choose(req.request(func(limit int, _ time.Duration) ([]byte, bool) { return s.peekBody(req, &taken, limit) })) {
+		if s.out == nil {
+			if s.out, err = s.open(); err != nil {
+				return true, err
+			}
+		}
+		out = s.out
+	}
+	if _, err := out.Write(req.raw); err != nil {
+		return true, err
+	}
+	if req.upgrades() {
+		_, err := io.Copy(out, s.in)
+		return true, ended(err)
+	}
+	if err := copyBody(out, s.in, req); errors.Is(err, errUnclear) {
+		return true, ErrNotSifted
+	} else if err != nil {
+		return true, ended(err)
+	}
+	return false, nil
+}
+
+func (s *sifter) peekBody(h *head, taken *int64, limit int) ([]byte, bool) {
+	size := wireSize(limit)
+	switch {
+	case h.body == noBody:
+		return nil, true
+	case h.body == byLength && h.length > int64(limit):
+		return nil, false
+	}
+	if more := int64(size) - *taken; more > 0 {
+		if !s.bodies.take(more) {
+			return nil, false
+		}
+		*taken += more
+	}
+	return s.src.peekBody(s.in, h, size, limit)
 }
 
 // upgrades says that the connection may become something else after this request.

@@ -34,16 +34,16 @@ func TestSift(t *testing.T) {
 		{"a chosen one that is cut", mine[:len(mine)-1], mine[:len(mine)-1], nil},
 		{"a chosen upgrade", mine + upgrade + me + "\r\ndata " + others, mine + upgrade + me + "\r\ndata " + others, nil},
 		{"another's upgrade", mine + upgrade + "\r\n" + mine, mine, nil},
-		{"no HTTP", "\x16\x03\x01", "", nil},
+		{"no HTTP", "\x16\x03\x01", "", ErrNotSifted},
 		{"no HTTP after a request", mine + "\x16\x03\x01\r\n\r\n", mine, ErrNotSifted},
-		{"HTTP/2", preface, "", ErrNotSifted},
+		{"almost HTTP/2", preface[:20] + "XX\r\n", "", ErrNotSifted},
 		{"a broken chunk", strings.Replace(chunks, "3\r\n", "x\r\n", 1), chunks[:strings.Index(chunks, "3\r\n")] + "x\r\n", ErrNotSifted},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
 			opened := 0
 			open := func() (io.Writer, error) { opened++; return &out, nil }
-			if err := Sift(open, iotest.OneByteReader(strings.NewReader(tt.in)), choose); !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+			if err := Sift(open, iotest.OneByteReader(strings.NewReader(tt.in)), choose, nil); !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Errorf("error %v, want %v", err, tt.err)
 			}
 			if out.String() != tt.out {
@@ -55,7 +55,7 @@ func TestSift(t *testing.T) {
 		})
 	}
 	refused := errors.New("refused")
-	err = Sift(func() (io.Writer, error) { return nil, refused }, strings.NewReader(mine), choose)
+	err = Sift(func() (io.Writer, error) { return nil, refused }, strings.NewReader(mine), choose, nil)
 	if !errors.Is(err, refused) {
 		t.Errorf("error %v", err)
 	}

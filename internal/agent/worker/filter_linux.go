@@ -267,11 +267,11 @@ func (in *incoming) siftTo(l *link, c *mirror.Conn) {
 	}, c, func(r *httpfilter.Request) bool {
 		sub := in.copier(port, l)
 		return sub != nil && (sub.filter == nil || sub.matches(r))
-	})
+	}, in.bodies)
 	if sub := in.copier(port, l); errors.Is(err, httpsplit.ErrNotSifted) && sub != nil && sub.notices.unknown.allow() {
 		l.control.notify(wire.Notice{
 			Level: "warning", Port: port,
-			Text: fmt.Sprintf("a connection to port %d is not HTTP/1, so that its requests can't be chosen by a filter; such connections are not mirrored", port),
+			Text: fmt.Sprintf("a connection to port %d is not HTTP, so that its requests can't be chosen by a filter; such connections are not mirrored", port),
 		})
 	}
 	if cp == nil {

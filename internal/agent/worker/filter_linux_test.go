@@ -465,7 +465,11 @@ func TestFilteredMirror(t *testing.T) {
 	for _, user := range []string{"bob", "ann", "bob", "ann"} {
 		mustGo(t, c, user, "target")
 	}
-	for range 2 {
+	c = p.webClient(t, true)
+	for _, user := range []string{"bob", "ann", "bob", "ann"} {
+		mustGo(t, c, user, "target")
+	}
+	for range 4 {
 		select {
 		case got := <-copies:
 			if got != "ann body of ann" {
@@ -475,8 +479,9 @@ func TestFilteredMirror(t *testing.T) {
 			t.Fatal("no copy")
 		}
 	}
-	mustGo(t, p.webClient(t, true), "ann", "target")
-	ann.notice(t, "is not HTTP/1")
+	other := p.dial(t, webAddr, netip.Addr{})
+	_, _ = io.WriteString(other, "\x16\x03\x01\x00")
+	ann.notice(t, "is not HTTP, so")
 	if len(copies) > 0 {
 		t.Errorf("one more copy: %q", <-copies)
 	}
