@@ -97,7 +97,7 @@ there with one line, sets it for a whole team.`,
 		versioncmd.NewCmd(f),
 	)
 	r.cmd.AddCommand(democmd.NewCmd(f, nil)...)
-	r.cmd.AddCommand(execcmd.NewKeeperCmd())
+	r.cmd.AddCommand(execcmd.NewKeeperCmd(f))
 	r.addCompletion()
 	return r
 }

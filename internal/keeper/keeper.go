@@ -1,16 +1,18 @@
-// Package keeper ends what is left of a session's process tree when the CLI has died
-// without a word, by SIGKILL for one.
+// Package keeper ends what is left of a session when the CLI has died without a word, by SIGKILL
+// for one.
 //
 // The local process itself is tied to the CLI by its parent-death signal, but that is not
 // inherited: what a shell or a build tool has started would run on, with a network that
-// fails its calls, and hold ports and terminals. The keeper is a process of its own that
-// waits at a pipe whose other end the CLI holds. A session that ends in order dismisses it.
-// When the pipe just closes, it kills the processes that carry the session's ID in their
-// environment.
+// fails its calls, and hold ports and terminals. In the cluster, agents would wait for the client
+// to come back. The keeper is a process of its own that waits at a pipe whose other end the CLI
+// holds, and through which it is told what there will be to clean up ([Keeper.Note]). A session
+// that ends in order dismisses it. When the pipe just closes, it kills the processes that carry
+// the session's ID in their environment, and has the rest cleaned up. A carrier that broke closes
+// no pipe.
 package keeper
 
 import (
-	"bytes"
+	"bufio"
 	"io"
 )
 
@@ -18,11 +20,28 @@ import (
 // the environment variable that marks the processes as its argument.
 const Command = "session-keeper"
 
-// dismissed is what an orderly end writes into the pipe.
-var dismissed = []byte("dismissed")
+// dismissed is the line that an orderly end writes into the pipe.
+const dismissed = "dismissed"
 
-// Wait blocks until the other end of the pipe closes and says whether the keeper was dismissed.
-func wait(pipe io.Reader) bool {
-	b, err := io.ReadAll(io.LimitReader(pipe, int64(len(dismissed))))
-	return err == nil && bytes.Equal(b, dismissed)
+// Bounds of what a keeper keeps.
+const (
+	maxNote  = 32 << 10
+	maxNotes = 4096
+)
+
+// wait blocks until the other end of the pipe closes. It returns the notes, and whether the keeper was
+// dismissed.
+func wait(pipe io.Reader) (notes []string, over bool) {
+	lines := bufio.NewScanner(pipe)
+	lines.Buffer(nil, maxNote)
+	for lines.Scan() {
+		if lines.Text() == dismissed {
+			return nil, true
+		}
+		if len(notes) < maxNotes {
+			notes = append(notes, lines.Text())
+		}
+	}
+	_, _ = io.Copy(io.Discard, pipe) // after a line that is too long
+	return notes, false
 }

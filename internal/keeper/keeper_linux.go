@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,7 +24,9 @@ const (
 
 // Keeper is a running keeper.
 type Keeper struct {
-	cmd  *exec.Cmd
+	cmd *exec.Cmd
+
+	mu   sync.Mutex
 	pipe io.WriteCloser
 }
 
@@ -50,9 +53,20 @@ func Start(self, mark string) (*Keeper, error) {
 	return &Keeper{cmd: cmd, pipe: pipe}, nil
 }
 
+// Note tells the keeper what there is to clean up, in one line that the cleaning of [Main]
+// understands. It is safe for concurrent use.
+func (k *Keeper) Note(line string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, err := io.WriteString(k.pipe, line+"\n"); err != nil {
+		return fmt.Errorf("telling the session's keeper: %w", err)
+	}
+	return nil
+}
+
 // Close dismisses the keeper and waits for its end.
 func (k *Keeper) Close() error {
-	_, werr := k.pipe.Write(dismissed)
+	werr := k.Note(dismissed)
 	_ = k.pipe.Close()
 	if err := k.cmd.Wait(); err != nil {
 		return fmt.Errorf("the session's keeper: %w", err)
@@ -60,11 +74,19 @@ func (k *Keeper) Close() error {
 	return werr
 }
 
-// Main is the keeper's process. It blocks until the pipe closes.
-func Main(pipe io.Reader, mark string) {
-	if wait(pipe) {
+// Main is the keeper's process. It blocks until the pipe closes. When it was not dismissed, it
+// kills what carries mark, and then calls clean with what it was told.
+func Main(pipe io.Reader, mark string, clean func(notes []string)) {
+	notes, over := wait(pipe)
+	if over {
 		return
 	}
+	sweepAll(mark)
+	clean(notes)
+}
+
+// sweepAll kills the marked processes.
+func sweepAll(mark string) {
 	quiet := 0
 	for range sweeps {
 		if sweep(mark) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,7 +20,9 @@ import (
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 3 && os.Args[1] == keeper.Command:
-		keeper.Main(os.Stdin, os.Args[2])
+		keeper.Main(os.Stdin, os.Args[2], func(notes []string) {
+			_ = os.WriteFile(os.Getenv("KEEPER_NOTES"), []byte(strings.Join(notes, "+")), 0o600)
+		})
 		return
 	case len(os.Args) == 3 && os.Args[1] == "cli":
 		cli(os.Args[2])
@@ -36,6 +39,12 @@ func cli(mark string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	for _, note := range []string{"one", "two"} {
+		if err := k.Note(note); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
 	// A grandchild that its parent leaves behind, in a session of its own.
 	tree := exec.Command("sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!; wait")
 	tree.Env = append(os.Environ(), mark)
@@ -51,9 +60,10 @@ func cli(mark string) {
 	}
 }
 
-func start(t *testing.T, mark string) (c *exec.Cmd, end func(), grandchild int) {
+func start(t *testing.T, mark, notes string) (c *exec.Cmd, end func(), grandchild int) {
 	t.Helper()
 	c = exec.Command(os.Args[0], "cli", mark)
+	c.Env = append(os.Environ(), "KEEPER_NOTES="+notes)
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -87,16 +97,22 @@ func runs(pid int) bool {
 	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
+func read(file string) string {
+	b, _ := os.ReadFile(file)
+	return string(b)
+}
+
 func TestKilledCLITakesItsTreeAlong(t *testing.T) {
-	c, _, pid := start(t, "KEEPER_TEST=killed-"+strconv.Itoa(os.Getpid()))
-	other, endOther, otherPID := start(t, "KEEPER_TEST=other-"+strconv.Itoa(os.Getpid()))
+	notes := filepath.Join(t.TempDir(), "notes")
+	c, _, pid := start(t, "KEEPER_TEST=killed-"+strconv.Itoa(os.Getpid()), notes)
+	other, endOther, otherPID := start(t, "KEEPER_TEST=other-"+strconv.Itoa(os.Getpid()), "")
 	if err := c.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(20 * time.Second)
-	for runs(pid) {
+	for runs(pid) || read(notes) != "one+two" {
 		if time.Now().After(deadline) {
-			t.Fatal("the grandchild of a killed CLI runs on")
+			t.Fatalf("the grandchild of a killed CLI runs: %v; what was cleaned up: %q", runs(pid), read(notes))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -109,7 +125,8 @@ func TestKilledCLITakesItsTreeAlong(t *testing.T) {
 }
 
 func TestDismissedKeeperKillsNothing(t *testing.T) {
-	c, end, pid := start(t, "KEEPER_TEST=dismissed-"+strconv.Itoa(os.Getpid()))
+	notes := filepath.Join(t.TempDir(), "notes")
+	c, end, pid := start(t, "KEEPER_TEST=dismissed-"+strconv.Itoa(os.Getpid()), notes)
 	end()
 	if err := c.Wait(); err != nil { // the keeper has ended by then
 		var ee *exec.ExitError
@@ -120,5 +137,8 @@ func TestDismissedKeeperKillsNothing(t *testing.T) {
 	}
 	if !runs(pid) {
 		t.Fatal("a process of a session that ended in order was killed")
+	}
+	if _, err := os.Stat(notes); err == nil {
+		t.Error("a session that ended in order was cleaned up after")
 	}
 }

@@ -200,6 +200,15 @@ func (a *Agent) Close(ctx context.Context) error {
 	return nil
 }
 
+// RemoveAgent deletes the Job of an agent that another program has started. One that is gone is
+// no error.
+func (c *Cluster) RemoveAgent(ctx context.Context, namespace, job string) error {
+	if err := c.remove(ctx, jobs, namespace, job); err != nil {
+		return c.explain(ctx, err, "deleting job "+job, jobs.rule("delete", namespace))
+	}
+	return nil
+}
+
 // Fate says why an agent that no longer answers is gone, for the user; nil when it seems
 // to be alive, or when nothing can be found out.
 func (a *Agent) Fate(ctx context.Context) error {

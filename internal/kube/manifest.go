@@ -41,6 +41,9 @@ type AgentSpec struct {
 	// Progress, when not nil, is told in a few words what is being waited for. It is
 	// called from one goroutine, before StartAgent returns.
 	Progress func(string)
+	// Creating, when not nil, is told of the Job before it is made, so that somebody else can
+	// remove it ([Cluster.RemoveAgent]) should this program die.
+	Creating func(namespace, job string)
 }
 
 // Names by which the agent's objects are found.

@@ -90,6 +90,9 @@ func (s *starter) mayStart(ctx context.Context, job *batchv1.Job) error {
 
 func (s *starter) createJob(ctx context.Context, job *batchv1.Job) error {
 	s.container, s.job = agentName, job.Name
+	if s.spec.Creating != nil {
+		s.spec.Creating(s.namespace, job.Name)
+	}
 	var made batchv1.Job
 	err := s.c.create(ctx, jobs, s.namespace, job, &made)
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) {

@@ -98,18 +98,6 @@ func (e *EndedError) Error() string {
 	return fmt.Sprintf("the session was ended by %s: %s", e.By, e.Text)
 }
 
-// Abandon removes what was made for a session that does not run.
-func Abandon(ctx context.Context, all Attachments) error {
-	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
-	defer cancel()
-	u, err := all.Next(ctx)
-	errs := []error{err}
-	for _, a := range u.Attachments {
-		errs = append(errs, a.Agent.Close(ctx))
-	}
-	return errors.Join(append(errs, all.Close(ctx))...)
-}
-
 // Single is the attachments of a session with one agent, which is over when that is lost.
 func Single(a Attachment) Attachments {
 	return &single{attachment: a, lost: make(chan error, 1)}

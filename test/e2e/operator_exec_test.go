@@ -69,6 +69,20 @@ func TestOperatorExec(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
+	t.Run("killed", func(t *testing.T) {
+		se := s.start(t, run{config: object{"operator": true}, kubeconfig: alice, command: []string{"sleep", "600"}})
+		se.started()
+		name := se.summary().Operator
+		must(t, se.cmd.Process.Kill())
+		se.wait()
+		eventually(t, func() error { // much earlier than the grace period ends
+			out, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "sessions."+sessions.GroupName, "-n", s.ns, "-o", "name")
+			if err != nil || strings.TrimSpace(out) != "" {
+				return fmt.Errorf("session %s of a killed client remains: %s, %w", name, out, err)
+			}
+			return nil
+		})
+	})
 	t.Run("refused by a policy", func(t *testing.T) {
 		s.Apply(t, s.ns, `{apiVersion: policies.mirrord.metalbear.co/v1alpha, kind: MirrordPolicy, metadata: {name: no-steal}, spec: {block: [steal]}}`)
 		var se *session

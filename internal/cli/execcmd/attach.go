@@ -89,6 +89,7 @@ func (opts *Options) operator(ctx context.Context, r Request, cluster *kube.Clus
 		return err
 	}
 	at.Namespace, at.Operator = s.Namespace, s.Name
+	r.leave(leftover{Session: s.Name, Namespace: s.Namespace})
 	at.Attachments = attach.Operator(ctx, opts.Factory.Logger, cluster, s)
 	return nil
 }
@@ -110,6 +111,7 @@ func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluste
 	}
 	spec := kube.AgentSpec{
 		Namespace: r.Config.Target.Namespace, Config: r.Config.Agent, SessionID: r.SessionID, ClientKey: r.ClientKey,
+		Creating: func(namespace, job string) { r.leave(leftover{Job: job, Namespace: namespace}) },
 	}
 	path := r.Config.Target.Path
 	if path.Kind == config.Targetless {

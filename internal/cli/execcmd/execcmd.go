@@ -37,7 +37,7 @@ type Options struct {
 	Command     []string
 
 	// Keep starts what ends the process's tree when this program dies without a word.
-	Keep func(mark string) (io.Closer, error)
+	Keep func(mark string) (Keeper, error)
 }
 
 // Request is what is attached for.
@@ -47,6 +47,15 @@ type Request struct {
 	ClientKey tunnel.Fingerprint
 	// Progress shows the steps.
 	Progress *progress.Reporter
+
+	// left is told of what will have to be removed; may be nil.
+	left func(leftover)
+}
+
+func (r *Request) leave(l leftover) {
+	if r.left != nil {
+		r.left(l)
+	}
 }
 
 // Attachment is how a session gets to the pods of its target.
@@ -175,6 +184,16 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 	}
 	req := Request{Config: r.Config, SessionID: session.NewID(), ClientKey: id.Fingerprint(), Progress: rep}
 	opts.Factory.Logger.Debug("a session begins", "session", req.SessionID, "version", version.String(), "program", opts.Command[0], "target", r.Config.Target.Path)
+	keeper, err := opts.Keep(session.IDVariable + "=" + req.SessionID)
+	if err != nil {
+		return failed, err
+	}
+	defer func() {
+		if kerr := keeper.Close(); kerr != nil {
+			opts.Factory.Logger.Debug("dismissing the keeper", "error", kerr)
+		}
+	}()
+	req.left = opts.leaves(keeper, r.Config)
 	at, err := opts.Attach(ctx, req)
 	if err != nil {
 		return failed, interrupted(ctx, err)
@@ -188,34 +207,18 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 		Signals:  signals,
 		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
 	}
-	keeper, err := opts.Keep(session.IDVariable + "=" + req.SessionID)
-	if err != nil {
-		return failed, errors.Join(err, session.Abandon(context.WithoutCancel(ctx), at.Attachments))
-	}
 	status, err := session.Run(ctx, opts.Factory.Logger, o)
-	if kerr := keeper.Close(); kerr != nil {
-		opts.Factory.Logger.Debug("dismissing the keeper", "error", kerr)
-	}
 	rep.Exit(status.Code)
 	return status, interrupted(ctx, err)
 }
 
 // keep starts the keeper of the processes that carry mark in their environment.
-func keep(mark string) (io.Closer, error) {
+func keep(mark string) (Keeper, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("starting the session's keeper: %w", err)
 	}
 	return keeper.Start(self, mark)
-}
-
-// NewKeeperCmd returns the hidden command that is a session's keeper.
-func NewKeeperCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: keeper.Command, Hidden: true, Args: cobra.ExactArgs(1),
-		Annotations: map[string]string{command.OwnSignals: ""},
-		Run:         func(_ *cobra.Command, args []string) { keeper.Main(os.Stdin, args[0]) },
-	}
 }
 
 // interrupted is the signal that ended ctx, if one did: what it made fail is no news.

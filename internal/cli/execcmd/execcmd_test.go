@@ -88,7 +88,7 @@ func (s setup) exec(t *testing.T, args ...string) result {
 		r.agent.script.Control = func(wire.Control) *wire.Result { return &wire.Result{Environ: []string{"FROM_POD=1"}} }
 	}
 	cmd := NewCmd(f, func(ctx context.Context, opts *Options) error {
-		opts.Keep = func(string) (io.Closer, error) { return io.NopCloser(nil), nil }
+		opts.Keep = func(string) (Keeper, error) { return nobody{}, nil }
 		opts.Attach = func(_ context.Context, req Request) (*Attachment, error) {
 			r.attached = append(r.attached, req)
 			r.agent.client = req.ClientKey
