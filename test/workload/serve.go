@@ -154,7 +154,9 @@ func (s *server) eachConn(handle func(net.Conn)) func(net.Listener) {
 }
 
 func (s *server) serveHTTP(handler http.Handler) func(net.Listener) {
-	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	srv.SetKeepAlivesEnabled(s.keepAlive)
 	s.closers = append(s.closers, srv)
 	return func(l net.Listener) {

@@ -153,6 +153,11 @@ func TestSettings(t *testing.T) {
 		t.Errorf("settings %+v", got)
 	}
 
+	c.Feature.Network.Incoming.HTTPFilter = &config.HTTPFilter{AllOf: []config.HTTPRule{{Path: "^/api"}, {Method: "GET"}}, Ports: []uint16{80}}
+	if got := progress.Settings(&c)[0].Value; got != "mirror every port that the process listens on except 9000; of 80 only requests with path ^/api and method GET" {
+		t.Errorf("with a filter: %s", got)
+	}
+
 	c.Target.Path = config.TargetPath{}
 	c.Feature.Env = config.Env{Enabled: true}
 	got = progress.Settings(&c)

@@ -87,6 +87,13 @@ func incoming(in config.Incoming) string {
 	if in.IgnoreLocalhost {
 		b.WriteString(", not on localhost")
 	}
+	if in.HTTPFilter.Spec() != nil {
+		b.WriteString("; ")
+		if only := in.HTTPFilter.Ports; len(only) > 0 {
+			fmt.Fprintf(&b, "of %s ", ports(only))
+		}
+		fmt.Fprintf(&b, "only requests with %v", in.HTTPFilter)
+	}
 	return b.String()
 }
 
