@@ -173,6 +173,9 @@ func (m *multiplexer) transport(d Destination) *http.Transport {
 	t := &http.Transport{
 		Protocols:          new(http.Protocols),
 		DisableCompression: true,
+		// One connection, as the client has one; what is above the destination's limit waits.
+		MaxConnsPerHost: 1,
+		HTTP2:           &http.HTTP2Config{StrictMaxConcurrentRequests: true},
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			c, err := m.dial(ctx, d)
 			if err != nil {

@@ -192,3 +192,38 @@ func TestMark2(t *testing.T) {
 		t.Errorf("marked %q", got)
 	}
 }
+
+// TestReturns2: a destination that ended its connection is dialled again, once for all streams.
+func TestReturns2(t *testing.T) {
+	srv := &http.Server{Handler: named("first"), Protocols: new(http.Protocols)}
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	app := serveWith(t, srv)
+	c := client2(t)
+	url := "http://" + split(t, app, app)
+	get := func(want string) {
+		res, err := c.Do(request2(t.Context(), t, http.MethodGet, url+"/", nil, false))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		b, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || string(b) != want+" GET / 0" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}
+	get("first")
+	second := serve2(t, named("second"))
+	app.mu.Lock()
+	app.addr = second.addr
+	app.mu.Unlock()
+	_ = srv.Close()
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() { get("second") })
+	}
+	all.Wait()
+	if n := app.dials(); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+}
