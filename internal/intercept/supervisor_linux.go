@@ -129,9 +129,12 @@ func (s *supervisor) serve(own uint32) {
 		case err != nil:
 			s.log.Error("receive the process's calls: it is served no longer", slog.Any("error", err))
 			return
-		case c.n.TID == own:
+		case c.n.TID == own && c.n.Nr == unix.SYS_LISTEN:
 			c.fail(unix.ENOSYS)
 			return
+		case c.n.TID == own:
+			c.pass() // what the thread does to start the program
+			continue
 		}
 		c.dispatch()
 	}
