@@ -8,6 +8,7 @@
 //	workload udp ADDRESS  the same with datagrams
 //	workload push ADDRESS | pull ADDRESS   bulk transfer to or from "serve", with checksums
 //	workload dns NAME...  look names up, as programs do or by record type
+//	workload sidecar      the proxy of a service mesh, behind rules that redirect connections to it
 //	workload sleep        wait for a signal
 //
 // It is static and runs in an empty image. Every result is JSON on the standard output; the exit code is 1 when
@@ -31,11 +32,11 @@ type command func(ctx context.Context, args []string, out io.Writer) error
 
 func main() {
 	commands := map[string]command{
-		"serve": serve, "get": get, "hold": hold, "tcp": tcpProbe, "udp": udpProbe, "push": push, "pull": pull, "dns": lookup,
+		"serve": serve, "get": get, "hold": hold, "tcp": tcpProbe, "udp": udpProbe, "push": push, "pull": pull, "dns": lookup, "sidecar": sidecar,
 		"sleep": func(ctx context.Context, _ []string, _ io.Writer) error { <-ctx.Done(); return nil },
 	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: workload serve|get|hold|tcp|udp|push|pull|dns|sleep [-h] [ARGUMENT...]")
+		fmt.Fprintln(os.Stderr, "usage: workload serve|get|hold|tcp|udp|push|pull|dns|sidecar|sleep [-h] [ARGUMENT...]")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
