@@ -15,7 +15,7 @@ func TestFile(t *testing.T) {
 			{Policy: "shop/own", Local: []string{"^/tmp/"}, NotFound: []string{"^/tmp/"}, ReadOnly: []string{"^/tmp/", "^/etc/ro/all"}},
 		},
 	})
-	const notWritten = ` feature.fs.mode is read, with profile "base"`
+	const notWritten = `feature.fs.mode is read, with profile "base"`
 	for _, test := range []struct {
 		name  string
 		write bool
@@ -45,7 +45,7 @@ func TestFile(t *testing.T) {
 	}
 	off := compile(t, Grant{Features: &Features{}})
 	for _, err := range []error{off.Files(), off.File("/x", false)} {
-		if diff := cmp.Diff([]string{" feature.fs.mode is local"}, causes(t, err)); diff != "" {
+		if diff := cmp.Diff([]string{"feature.fs.mode is local"}, causes(t, err)); diff != "" {
 			t.Error(diff)
 		}
 	}

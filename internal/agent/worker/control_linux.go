@@ -116,6 +116,7 @@ func (s *session) welcome() *wire.Welcome {
 		Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless,
 		Can: []string{wire.CanHTTPFilter, wire.CanTLS},
 	}
+	s.welcomeFiles(m)
 	var err error
 	if m.Addresses, err = target.Addresses(); err != nil {
 		s.log.Warn("the target's addresses are unknown", "err", err)

@@ -44,6 +44,7 @@ type rules struct {
 	probes  map[uint16][]wire.Probe
 	sources []netip.Addr
 	tls     []tlsport.Port
+	files   []wire.FileRules // for the client; the enforcer has them too
 }
 
 func newRules(spec Session) (*rules, error) {
@@ -54,7 +55,7 @@ func newRules(spec Session) (*rules, error) {
 	r := &rules{
 		enforcer: e, onSteal: spec.OnConcurrentSteal, timeout: spec.Timeout,
 		managed: spec.ID != "", probes: spec.Pod.Probes, sources: spec.Pod.ProbeSources,
-		tls: spec.Grant.TLS,
+		tls: spec.Grant.TLS, files: fileRulesOf(spec.Grant),
 	}
 	if r.timeout == 0 {
 		r.timeout = nodeapi.DefaultTimeout

@@ -38,6 +38,7 @@ type link struct {
 	tun     tunnel.Session
 	carrier *resume.Conn
 	taken   atomic.Int64 // connections of the target that are in hand
+	filing  atomic.Int32 // files streams
 
 	ctx     context.Context //nolint:containedctx // of the link's streams; ends with the tunnel
 	cancel  context.CancelFunc
@@ -225,6 +226,8 @@ func (l *link) serve(st tunnel.Stream) error {
 		return l.resolve(st)
 	case wire.KindUnix:
 		return l.unix(st)
+	case wire.KindFiles:
+		return l.files(st)
 	}
 	_ = st.Reset()
 	return fmt.Errorf("%w: the client opened a stream of kind %s", wire.ErrMalformed, k)

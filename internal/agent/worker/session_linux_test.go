@@ -41,7 +41,8 @@ func TestWithoutRights(t *testing.T) {
 	want := wire.Welcome{
 		Version: wire.Version, Agent: "test", Hostname: hostname, Addresses: addresses,
 		StealProblem: "no right to steal", MirrorProblem: "no right to mirror",
-		Can: []string{wire.CanHTTPFilter, wire.CanTLS},
+		FilesProblem: "the target's process can't be seen from here, so its files are out of reach",
+		Can:          []string{wire.CanHTTPFilter, wire.CanTLS, wire.CanFiles},
 	}
 	if diff := cmp.Diff(want, c.welcome, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("welcome (-want +got):\n%s", diff)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/session/inflight"
+	"github.com/mirrord-go/mirrord/internal/targetfs"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -109,6 +110,9 @@ type Client struct {
 	ended   error // why, when the tunnel itself does not know
 
 	conns inflight.Count // of DialTCP
+
+	filesMu sync.Mutex
+	files   *targetfs.Client // nil before the first use
 
 	ctx     context.Context // ends with the tunnel
 	cancel  context.CancelFunc
@@ -209,6 +213,7 @@ func (c *Client) Close(reason string) error {
 	}
 	err := c.sess.Close()
 	c.workers.Wait()
+	c.endFiles()
 	return err
 }
 
@@ -220,6 +225,7 @@ func (c *Client) Hangup() error {
 	c.mu.Unlock()
 	err := c.sess.Close()
 	c.workers.Wait()
+	c.endFiles()
 	return err
 }
 

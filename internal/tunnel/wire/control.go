@@ -56,9 +56,24 @@ type Welcome struct {
 	StealProblem string `json:"stealProblem,omitempty"`
 	// MirrorProblem says why connections can't be captured; empty when they can.
 	MirrorProblem string `json:"mirrorProblem,omitempty"`
+	// FilesProblem says why the session has no files of the target; empty when it has. It counts with
+	// [CanFiles] only.
+	FilesProblem string `json:"filesProblem,omitempty"`
+	// FileRules are the policies' rules for files. The agent enforces them; the client knows by them
+	// what stays local.
+	FileRules []FileRules `json:"fileRules,omitempty"`
 	// Can names what this agent can do beyond what every agent of this version can: the
 	// constants Can…. A client that needs something else refuses to start a session.
 	Can []string `json:"can,omitempty"`
+}
+
+// FileRules are one policy's rules for files, as regular expressions without regard to case. When several match,
+// Local comes first, then NotFound, then ReadOnly.
+type FileRules struct {
+	Policy   string   `json:"policy"`
+	ReadOnly []string `json:"readOnly,omitempty"`
+	Local    []string `json:"local,omitempty"`
+	NotFound []string `json:"notFound,omitempty"`
 }
 
 // What an agent may announce in [Welcome].

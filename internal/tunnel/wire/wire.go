@@ -52,6 +52,9 @@ const (
 	// KindUnix asks the agent for a connection to a Unix socket of the target: [Unix], then
 	// [UnixReply], then raw bytes, or messages ([ReadPacket]).
 	KindUnix Kind = 6
+	// KindFiles carries requests about the target's files, and their answers: the messages of
+	// package targetfs. The agent announces [CanFiles].
+	KindFiles Kind = 7
 )
 
 // String returns the kind's name in SPEC.md.
@@ -71,6 +74,8 @@ func (k Kind) String() string {
 		return "incoming-tls"
 	case KindUnix:
 		return "unix"
+	case KindFiles:
+		return "files"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
@@ -213,6 +218,9 @@ func WriteControlHeader(w io.Writer) error { return write(w, []byte{byte(KindCon
 
 // WriteDatagramsHeader writes the first byte of a datagrams stream.
 func WriteDatagramsHeader(w io.Writer) error { return write(w, []byte{byte(KindDatagrams)}) }
+
+// WriteFilesHeader writes the first byte of a files stream.
+func WriteFilesHeader(w io.Writer) error { return write(w, []byte{byte(KindFiles)}) }
 
 // WriteDial writes the header of a dial stream, kind included.
 func WriteDial(w io.Writer, d Dial) error {
