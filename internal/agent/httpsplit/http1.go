@@ -15,6 +15,10 @@ import (
 // faster, and watching costs a goroutine.
 const patience = 500 * time.Millisecond
 
+// lull is how long nobody watches the destinations while the client is silent: most clients are not,
+// and watching costs a goroutine. A connection that has ended meanwhile is noticed when it is used.
+const lull = 100 * time.Millisecond
+
 // badGateway answers a request whose destination ended without a response.
 const badGateway = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
 
@@ -50,8 +54,17 @@ func (s *splitter) awaitRequest() error {
 	if s.in.Buffered() > 0 {
 		return nil
 	}
-	idle := s.watchIdle()
+	_ = s.client.SetReadDeadline(time.Now().Add(lull))
 	_, err := s.in.Peek(1)
+	_ = s.client.SetReadDeadline(time.Time{})
+	if !late(err) {
+		return err
+	}
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	idle := s.watchIdle()
+	_, err = s.in.Peek(1)
 	appClosed := s.stopIdle(idle)
 	if err != nil && s.in.Buffered() > 0 {
 		err = nil
@@ -153,6 +166,10 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 func (s *splitter) send(req *head, d Destination) (u *upstream, fresh bool, err error) {
 	for {
 		u, fresh, err := s.to(d)
+		if err == nil && !fresh && u.stale() {
+			s.drop(u)
+			continue
+		}
 		if err == nil {
 			if _, err = u.Write(req.raw); err == nil {
 				return u, fresh, nil
@@ -323,3 +340,12 @@ func (w *watcher) stop() error {
 
 // past is a deadline that has passed.
 func past() time.Time { return time.Unix(1, 0) }
+
+// staleStream asks a connection that says that it has ended before it says that it is late. Those of
+// the system are late first, and count as alive.
+func (u *upstream) staleStream() bool {
+	_ = u.SetReadDeadline(past())
+	_, err := u.in.Peek(1)
+	_ = u.SetReadDeadline(time.Time{})
+	return err != nil && !late(err)
+}

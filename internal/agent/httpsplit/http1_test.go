@@ -50,7 +50,7 @@ func (a *address) dials() int {
 }
 
 // listen serves each connection with f.
-func listen(t *testing.T, f func(c *net.TCPConn)) *address {
+func listen(t testing.TB, f func(c *net.TCPConn)) *address {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -77,12 +77,12 @@ func listen(t *testing.T, f func(c *net.TCPConn)) *address {
 }
 
 // serve is an HTTP server.
-func serve(t *testing.T, h http.Handler) *address {
+func serve(t testing.TB, h http.Handler) *address {
 	t.Helper()
 	return serveWith(t, &http.Server{Handler: h})
 }
 
-func serveWith(t *testing.T, srv *http.Server) *address {
+func serveWith(t testing.TB, srv *http.Server) *address {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,7 +101,7 @@ func serveWith(t *testing.T, srv *http.Server) *address {
 }
 
 // split is a server in front of app and local, which gets what has "X-User: me".
-func split(t *testing.T, app, local *address, change ...func(*Options)) string {
+func split(t testing.TB, app, local *address, change ...func(*Options)) string {
 	t.Helper()
 	f, err := httpfilter.Compile(httpfilter.Spec{Rule: httpfilter.Rule{Header: "^x-user: me$"}})
 	if err != nil {
@@ -138,11 +138,11 @@ func named(name string) http.Handler {
 // talk is a client that writes and reads bytes.
 type talk struct {
 	*net.TCPConn
-	t *testing.T
+	t testing.TB
 	r *bufio.Reader
 }
 
-func dial(t *testing.T, addr string) *talk {
+func dial(t testing.TB, addr string) *talk {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
