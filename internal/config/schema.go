@@ -67,6 +67,9 @@ type Field struct {
 	Note   string
 	// Doc is what the field means, in a sentence.
 	Doc string
+	// Proof names what shows the effect of a field that shapes a session: an end-to-end test,
+	// or a section of docs/limits.md that says what happens instead. See proofs.
+	Proof string
 
 	kind valueKind
 	// form is advice for who gives a value of another kind; may be empty.
@@ -136,9 +139,10 @@ type table struct {
 
 // schema returns the table, which nobody changes.
 var schema = sync.OnceValue(func() *table {
-	t := &table{byPath: map[string]*Field{}, keys: map[string][]string{}}
+	t, proofs := &table{byPath: map[string]*Field{}, keys: map[string][]string{}}, proofs()
 	for _, part := range [][]Field{rootFields(), networkFields(), featureFields(), agentFields(), otherFields()} {
 		for i := range part {
+			part[i].Proof = proofOf(part[i].Path, proofs)
 			t.add(&part[i])
 		}
 	}

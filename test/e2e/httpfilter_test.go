@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,28 @@ func checkMix(t *testing.T, base string, h2 bool, requests []asked) {
 // incoming is a configuration of incoming traffic of the pod of [web].
 func (s *stage) incoming(settings object) object {
 	return object{"target": s.webTarget(), "feature": object{"network": object{"incoming": settings}}}
+}
+
+// startedSoon is closed when the local process has been started.
+func (se *session) startedSoon() <-chan struct{} {
+	started := make(chan struct{})
+	go func() {
+		for {
+			se.mu.Lock()
+			more, yes := se.more, slices.ContainsFunc(se.events, func(l progress.Line) bool { return l.Event == "started" })
+			se.mu.Unlock()
+			if yes {
+				close(started)
+				return
+			}
+			select {
+			case <-more:
+			case <-se.done:
+				return
+			}
+		}
+	}()
+	return started
 }
 
 func laptop(name string, port uint16, more ...string) []string {
@@ -255,22 +278,32 @@ func upgraded(t *testing.T, ip string, port uint16, request string) {
 	}
 }
 
-// TestHTTPFilterSessions: two sessions have a port with different filters; a request for both
-// goes to the first of them, and both are told.
-func TestHTTPFilterSessions(t *testing.T) {
-	s := newStage(t)
-	port, p1, p2 := freePort(t), freePort(t), freePort(t)
+// TestHTTPFilterOperator: through the operator, several sessions have a port with filters of
+// their own; and policies say what filters there may be.
+func TestHTTPFilterOperator(t *testing.T) {
+	i := withoutOperator(t)
+	s := &stage{Env: i.env, ns: i.env.Namespace(t)}
+	i.mustInstall()
+	port := freePort(t)
 	s.deploy(t, web([]uint16{port}), "pod/web")
+	t.Run("sessions", func(t *testing.T) { testFilterSessions(t, s, port) })
+	t.Run("policies", func(t *testing.T) { testFilterPolicies(t, s, port) })
+}
+
+// testFilterSessions: two sessions have a port with different filters; a request for both
+// goes to the first of them, and both are told. A third has what is left.
+func testFilterSessions(t *testing.T, s *stage, port uint16) {
+	p1, p2, p3 := freePort(t), freePort(t), freePort(t)
 	ip4, _ := s.ips(t, "web")
-	start := func(name, filter string, local uint16) *session {
-		se := s.start(t, run{
-			config:  s.incoming(object{"mode": "steal", "http_filter": object{"header_filter": filter}, "port_mapping": [][]uint16{{local, port}}}),
-			command: laptop(name, local),
-		})
+	start := func(name string, filter any, local uint16) *session {
+		config := s.incoming(object{"mode": "steal", "http_filter": filter, "port_mapping": [][]uint16{{local, port}}})
+		config["operator"] = true
+		se := s.start(t, run{config: config, command: laptop(name, local)})
 		se.subscribed(port)
 		return se
 	}
-	anna, bob := start("anna", "^x-user: .*anna", p1), start("bob", "^x-user: .*bob", p2)
+	anna := start("anna", object{"header_filter": "^x-user: .*anna"}, p1)
+	bob := start("bob", object{"header_filter": "^x-user: .*bob"}, p2)
 	c := one(t, false)
 	check := func(header, want string) {
 		t.Helper()
@@ -289,12 +322,75 @@ func TestHTTPFilterSessions(t *testing.T) {
 			return l.Level == "warning" && strings.Contains(l.Text, "matches the filter of session")
 		})
 	}
+	rest := start("rest", true, p3)
+	check("X-User: anna", "anna")
+	check("X-User: bob", "bob")
+	check("X-User: eve", "rest")
+	rest.stop()
 	anna.stop()
 	check("X-User: anna", "web")
 	check("X-User: anna and bob", "bob")
 	check("X-User: bob", "bob")
 	bob.stop()
 	check("X-User: bob", "web")
+}
+
+// testFilterPolicies: a policy that says what header a filter must be about.
+func testFilterPolicies(t *testing.T, s *stage, port uint16) {
+	s.Apply(t, s.ns, `{apiVersion: policies.mirrord.metalbear.co/v1alpha, kind: MirrordPolicy, metadata: {name: own-header}, `+
+		`spec: {block: [], network: {incoming: {httpFilter: {headerFilter: "^x-user: [a-z]+$"}}}}}`)
+	ip4, _ := s.ips(t, "web")
+	start := func(filter any, more object) *session {
+		settings := object{"mode": "steal", "http_filter": filter}
+		for k, v := range more {
+			settings[k] = v
+		}
+		config := s.incoming(settings)
+		config["operator"] = true
+		return s.start(t, run{config: config, command: laptop("laptop", port)})
+	}
+	refused := func(what string, filter any, more object) {
+		t.Helper()
+		eventually(t, func() error { // until the operator has read it
+			se := start(filter, more)
+			select {
+			case <-se.done:
+			case <-se.startedSoon():
+				se.stop()
+				return fmt.Errorf("%s was allowed", what)
+			}
+			for _, want := range []string{"the cluster's policies do not allow it", s.ns + "/own-header", "^x-user: [a-z]+$"} {
+				if se.code != 1 || !strings.Contains(se.stderr(), want) {
+					t.Errorf("%s: exit code %d, %q is not said", what, se.code, want)
+				}
+			}
+			return nil
+		})
+	}
+	refused("no filter", true, nil)
+	refused("another header", object{"header_filter": "^x-team: a$"}, nil)
+	refused("a header that goes on", object{"header_filter": "^x-user: anna|.*$"}, nil)
+	refused("alternatives", object{"any_of": []object{{"header": "^x-user: anna$"}, {"path": "/"}}}, nil)
+	refused("a path", object{"path_filter": "/"}, nil)
+	refused("other ports whole", object{"header_filter": "^x-user: anna$", "ports": []uint16{port}}, object{"ports": []uint16{port, port + 1}})
+
+	se := start(object{"all_of": []object{{"header": "^x-user: anna$"}, {"path": "^/api"}}}, nil)
+	se.subscribed(port)
+	checkMix(t, url(ip4, port), false, []asked{
+		{path: "/api", header: "X-User: anna", chosen: true}, {path: "/api"}, {path: "/", header: "X-User: anna"},
+	})
+	se.stop()
+
+	// The client is not asked: the agent refuses the port that the filter is not for.
+	se = start(object{"header_filter": "^x-user: anna$", "ports": []uint16{port + 1}}, nil)
+	e := se.event("the port was refused", func(l progress.Line) bool { return l.Event == "port-failed" && l.Port == port })
+	if !strings.Contains(e.Text, s.ns+"/own-header") {
+		t.Errorf("the user was told %q", e.Text)
+	}
+	if a, err := (asked{path: "/"}).do(one(t, false), url(ip4, port)); err != nil || a.Name != "web" {
+		t.Errorf("answered by %s: %v", a.Name, err)
+	}
+	se.stop()
 }
 
 // TestHTTPFilterMirror: the pod answers everything, and the local process gets a copy of what

@@ -90,6 +90,23 @@ func TestUnixSockets(t *testing.T) {
 			t.Errorf("the user is told %d times that the laptop's socket is used", n)
 		}
 	})
+	t.Run("some", func(t *testing.T) {
+		se := s.start(t, run{
+			config: object{"target": s.webTarget(), "feature": object{"network": object{
+				"incoming": "off", "outgoing": object{"unix_streams": []string{"^/run/shop/"}},
+			}}},
+			command: inTurn(list, path, steps[1]),
+		})
+		if code := se.wait(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		results := eachResult(se.out.String())
+		for _, p := range list {
+			if got := results[p.name]; answerName(got[path]) != "pod" || answerName(got[steps[1]]) == "pod" {
+				t.Errorf("%s: %v", p.name, got)
+			}
+		}
+	})
 	t.Run("off", func(t *testing.T) {
 		se := s.start(t, run{
 			config:  object{"profile": s.profile(t, "off", "incoming-off", "outgoing-off"), "target": s.webTarget()},

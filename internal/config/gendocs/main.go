@@ -75,7 +75,31 @@ func page() []byte {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", f.Path, cell(f.Type()), cell(defaultOf(f)), cell(setBy(f)), f.Status, cell(meaning(f)))
 	}
+	b.WriteString(proofs)
+	for _, f := range config.Fields() {
+		if f.Proof != "" {
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Path, f.Status, proof(f.Proof))
+		}
+	}
 	return b.Bytes()
+}
+
+const proofs = `
+## What shows it
+
+Each field that shapes a session has a test that tries its effect on a real cluster (in ` + "`test/e2e`" + `), or a paragraph in
+[limits.md](limits.md) that says what happens instead.
+
+| field | status | shown by |
+|---|---|---|
+`
+
+// proof is a test's name, or a link.
+func proof(p string) string {
+	if _, section, isLimit := strings.Cut(p, "#"); isLimit {
+		return fmt.Sprintf("[limits: %s](%s)", strings.ReplaceAll(section, "-", " "), p)
+	}
+	return "`" + p + "`"
 }
 
 // headingOf groups fields by what stands above them.
