@@ -85,6 +85,8 @@ const enterCapability corev1.Capability = "SYS_ADMIN"
 var ephemeralCapabilities = []capability{
 	{"SYS_PTRACE", "read the environment, the root directory and the sockets of the target's process"},
 	{"DAC_OVERRIDE", "read these, and connect to Unix sockets, when the target runs as another user than root"},
+	{"SETUID", "use files with the rights of the target's user, and no more"},
+	{"SETGID", "use files with the rights of the target's groups, and no more"},
 	{"NET_ADMIN", "direct connections of the target's ports to the agent; end connections that are open when a session starts"},
 	{"NET_RAW", "capture packets to mirror them"},
 	{"BPF", "load the program that picks connections of a stolen port; without it nftables does"},
