@@ -97,7 +97,7 @@ there with one line, sets it for a whole team.`,
 		versioncmd.NewCmd(f),
 	)
 	r.cmd.AddCommand(democmd.NewCmd(f, nil)...)
-	r.cmd.AddCommand(execcmd.NewKeeperCmd(f))
+	r.cmd.AddCommand(execcmd.NewKeeperCmd(f), execcmd.NewFilesHolderCmd())
 	r.addCompletion()
 	return r
 }

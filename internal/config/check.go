@@ -159,11 +159,17 @@ func (c *checker) place(element string) origin.Origin {
 }
 
 // File buffers as upstream bounds them.
-const maxFileBuffer = 15 << 20
+const (
+	maxFileBuffer   = 15 << 20
+	largeFileBuffer = 1 << 20
+)
 
 func checkFileBuffer(c *checker) {
-	if size, _ := c.value.(uint64); size > maxFileBuffer {
+	switch size, _ := c.value.(uint64); {
+	case size > maxFileBuffer:
 		c.fail("", fmt.Sprintf("must be at most %d bytes", maxFileBuffer), "")
+	case size > largeFileBuffer:
+		c.warning(Problem{Path: c.field.Path, Origin: c.leaf.origin, Message: "more than 1 MiB is rarely of use"})
 	}
 }
 

@@ -206,8 +206,9 @@ func (v *verifier) env() {
 }
 
 func (v *verifier) files() {
-	if v.c.Feature.FS.Mode == FSWrite {
-		v.fail("feature.fs.mode", `"write" is not supported yet: files would be written on the laptop`, `set it to "local", or see `+docsPage)
+	fs := &v.c.Feature.FS
+	if fs.Mode == FSLocal && len(fs.ReadWrite)+len(fs.ReadOnly)+len(fs.NotFound)+len(fs.Mapping) > 0 {
+		v.warn("feature.fs.mode", "all files are the laptop's, so that the lists and the mapping have no effect", `set it to "localwithoverrides"`)
 	}
 }
 

@@ -4,7 +4,6 @@ import "slices"
 
 func featureFields() []Field {
 	env := func(c *Config) *Env { return &c.Feature.Env }
-	const filesLocal = "files stay local in this version"
 	return []Field{
 		{
 			Path: "feature.env.include", kind: kindTexts, Env: []string{"MIRRORD_OVERRIDE_ENV_VARS_INCLUDE"}, Flag: "-x, --override-env-vars-include",
@@ -34,26 +33,32 @@ func featureFields() []Field {
 		{
 			Path: "feature.fs.mode", kind: kindText, Enum: []string{"read", "write", "local", "localwithoverrides"}, Default: string(FSRead),
 			Env: []string{"MIRRORD_FILE_MODE", "MIRRORD_FILE_OPS", "MIRRORD_FILE_RO_OPS"}, Flag: "--fs-mode", parse: parseFSMode,
-			bind: atText(func(c *Config) *FSMode { return &c.Feature.FS.Mode }), Status: Ignored, Note: filesLocal,
-			harmless: func(v any) bool { return v == string(FSLocal) || v == string(FSWrite) },
-			Doc:      "Where files are read and written. All stay local in this version, so that write is refused.",
+			bind: atText(func(c *Config) *FSMode { return &c.Feature.FS.Mode }),
+			Doc:  "Where files are: read takes them from the target and writes on the laptop, write does both in the target, local leaves all on the laptop, localwithoverrides all but what the lists name. The lists, and what a program brings along, come first.",
 		},
 		{
-			Path: "feature.fs.read_write", kind: kindTexts, Env: []string{"MIRRORD_FILE_READ_WRITE_PATTERN"}, check: checkPattern, Status: Refused,
-			Note: "these files would be written on the laptop", Doc: "Patterns of files that are read and written in the target.",
+			Path: "feature.fs.read_write", kind: kindTexts, Env: []string{"MIRRORD_FILE_READ_WRITE_PATTERN"}, check: checkPattern,
+			bind: atList(func(c *Config) *[]string { return &c.Feature.FS.ReadWrite }), Doc: "Patterns of files that are read and written in the target.",
 		},
 		{
-			Path: "feature.fs.read_only", kind: kindTexts, Env: []string{"MIRRORD_FILE_READ_ONLY_PATTERN"}, check: checkPattern, Status: Ignored, Note: filesLocal,
-			Doc: "Patterns of files that are read in the target.",
-		},
-		{Path: "feature.fs.local", kind: kindTexts, Env: []string{"MIRRORD_FILE_LOCAL_PATTERN"}, check: checkPattern, Status: Inert, Note: filesLocal, Doc: "Patterns of files that stay local."},
-		{Path: "feature.fs.not_found", kind: kindTexts, check: checkPattern, Status: Ignored, Note: filesLocal + ", and are found there", Doc: "Patterns of files that are not there."},
-		{
-			Path: "feature.fs.mapping", kind: kindTextMap, check: checkPatternKeys, Status: Refused, Note: "other files would be read and written than the mapping says",
-			Doc: "Patterns of paths, and what they are replaced with.",
+			Path: "feature.fs.read_only", kind: kindTexts, Env: []string{"MIRRORD_FILE_READ_ONLY_PATTERN"}, check: checkPattern,
+			bind: atList(func(c *Config) *[]string { return &c.Feature.FS.ReadOnly }), Doc: "Patterns of files that are read in the target.",
 		},
 		{
-			Path: "feature.fs.readonly_file_buffer", kind: kindUint, max: 1 << 62, Default: uint64(128000), check: checkFileBuffer, Status: Inert, Note: filesLocal,
+			Path: "feature.fs.local", kind: kindTexts, Env: []string{"MIRRORD_FILE_LOCAL_PATTERN"}, check: checkPattern,
+			bind: atList(func(c *Config) *[]string { return &c.Feature.FS.Local }), Doc: "Patterns of files that stay local.",
+		},
+		{
+			Path: "feature.fs.not_found", kind: kindTexts, check: checkPattern,
+			bind: atList(func(c *Config) *[]string { return &c.Feature.FS.NotFound }), Doc: "Patterns of files that are not there.",
+		},
+		{
+			Path: "feature.fs.mapping", kind: kindTextMap, check: checkPatternKeys,
+			bind: atMap(func(c *Config) *map[string]string { return &c.Feature.FS.Mapping }),
+			Doc:  "Patterns of paths, and what they are replaced with, before the lists are looked at; $1 is what the first group matched.",
+		},
+		{
+			Path: "feature.fs.readonly_file_buffer", kind: kindUint, max: 1 << 62, Default: uint64(128000), check: checkFileBuffer, Status: Inert, Note: "files are read ahead as the kernel asks for them",
 			Doc: "The buffer for files that are read in the target, in bytes.",
 		},
 		{
@@ -71,7 +76,7 @@ func featureFields() []Field {
 			Path: "feature.magic.aws", kind: kindBool, Default: true, bind: at(func(c *Config) *bool { return &c.Feature.Magic.AWS }),
 			Doc: "Hide the laptop's AWS identity, so that the target's is found: its variables (AWS_PROFILE, keys, role), and the files of ~/.aws by AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE. A session without a target hides nothing.",
 		},
-		{Path: "feature.magic.auto_mount", kind: kindBool, Default: true, Status: Ignored, harmless: isFalse, Note: filesLocal, Doc: "Read the target's volumes in the target."},
+		{Path: "feature.magic.auto_mount", kind: kindBool, Default: true, Status: Ignored, harmless: isFalse, Note: "volumes are read in the target as other files are, by feature.fs", Doc: "Read the target's volumes in the target."},
 		{Path: "feature.magic.turbo", kind: kindBool, Default: true, Status: Inert, Note: "loopback needs no help", Doc: "Keep loopback connections of Next.js local."},
 		{Path: "feature.split_queues", kind: kindAny, Status: Refused, Note: "messages would not be split", Doc: "Split message queues between the target and the session."},
 		{Path: "feature.db_branches", kind: kindAny, Status: Refused, Note: "the process would use the target's own databases", Doc: "Branches of databases for the session."},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/envvars"
+	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/route"
 )
@@ -77,6 +78,7 @@ type Plan struct {
 	dir     string
 	environ []string
 	table   *route.Table
+	files   *filemode.Rules
 }
 
 // Command is what a session runs.
@@ -119,6 +121,9 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	}
 	if b, err := os.ReadFile(hosts); err == nil {
 		p.table.LearnHosts(b)
+	}
+	if p.files, err = fileRules(cfg, p.path, p.dir, p.environ, p.table.ResolvesNames()); err != nil {
+		return nil, err
 	}
 	return p, nil
 }

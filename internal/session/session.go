@@ -105,6 +105,8 @@ type Options struct {
 	Signals *Signals
 	// Observer may be nil.
 	Observer Observer
+	// FilesHolder is the command line that runs fsmount.Holder; without one all files are the laptop's.
+	FilesHolder []string
 }
 
 // ExitStatus is how the process ended.
@@ -217,8 +219,9 @@ type session struct {
 	ports      *incoming.Ports
 	net        *network
 
-	child intercept.Process
-	gone  bool // the child has exited
+	child  intercept.Process
+	served *intercept.FileServer // the target's files; nil when all are the laptop's
+	gone   bool                  // the child has exited
 }
 
 // prepare makes what serves the process, once the first agent has said what it is.
@@ -355,10 +358,14 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 	end := s.o.Observer.Phase("start", "starting "+s.o.Plan.args[0])
 	defer func() { end(err) }()
 	p := s.o.Plan
+	if s.served, err = s.files(ctx); err != nil {
+		return err
+	}
 	s.child, err = s.start(context.WithoutCancel(ctx), s.log, intercept.Options{
 		Path: p.path, Args: p.args, Env: env, Dir: p.dir,
 		Stdin: s.o.Stdin, Stdout: s.o.Stdout, Stderr: s.o.Stderr,
 		Network:        s.net,
+		Files:          s.served,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
 		Hostname:       s.hostname,
 	})
@@ -384,6 +391,9 @@ func (s *session) detach() {
 		if err := s.child.Close(); err != nil {
 			s.log.Debug("ending the interception", "error", err)
 		}
+	}
+	if s.served != nil {
+		_ = s.served.Close()
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/cli/configflags"
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/fsmount"
 	"github.com/mirrord-go/mirrord/internal/keeper"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
@@ -206,6 +207,9 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Signals:  signals,
 		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
+	}
+	if self, err := os.Executable(); err == nil {
+		o.FilesHolder = []string{self, fsmount.Command}
 	}
 	status, err := session.Run(ctx, opts.Factory.Logger, o)
 	rep.Exit(status.Code)

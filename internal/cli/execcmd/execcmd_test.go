@@ -138,7 +138,7 @@ func TestStealFromANode(t *testing.T) {
 }
 
 func TestFlagsBehindTheCommandAreTheCommands(t *testing.T) {
-	r := setup{}.exec(t, "-q", "-t", "pod/shop-1", "sh", "-c", `test "$0 $1 $2" = "-t pod/other --steal"`, "-t", "pod/other", "--steal")
+	r := setup{}.exec(t, "-q", "--fs-mode", "local", "-t", "pod/shop-1", "sh", "-c", `test "$0 $1 $2" = "-t pod/other --steal"`, "-t", "pod/other", "--steal")
 	if r.code() != 0 || r.stderr != "" {
 		t.Fatalf("exit code %d, %v, stderr %q", r.code(), r.err, r.stderr)
 	}

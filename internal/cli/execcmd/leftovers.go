@@ -12,6 +12,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/fsmount"
 	"github.com/mirrord-go/mirrord/internal/keeper"
 	"github.com/mirrord-go/mirrord/internal/kube"
 )
@@ -53,6 +54,15 @@ func (opts *Options) leaves(k Keeper, cfg *config.Config) func(leftover) {
 		if err != nil {
 			opts.Factory.Logger.Debug("the keeper does not know of everything", "error", err)
 		}
+	}
+}
+
+// NewFilesHolderCmd returns the hidden command that holds the mount of a target's files.
+func NewFilesHolderCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: fsmount.Command, Hidden: true, Args: cobra.NoArgs, SilenceErrors: true, SilenceUsage: true,
+		Annotations: map[string]string{command.OwnSignals: ""},
+		RunE:        func(*cobra.Command, []string) error { return fsmount.Holder() },
 	}
 }
 

@@ -56,8 +56,27 @@ func Settings(c *config.Config) []Setting {
 	return append(list,
 		Setting{"dns", where(n.DNS.Enabled, "names resolve as in the target", "names resolve on this machine"), c.Origin("feature.network.dns.enabled")},
 		env(c),
-		Setting{"files", "local", c.Origin("feature.fs.mode")},
+		files(c),
 	)
+}
+
+func files(c *config.Config) Setting {
+	fs := c.Feature.FS
+	value := "local"
+	switch {
+	case targetless(c) && fs.Mode != config.FSLocal:
+		value = "local, for there is no target"
+	case fs.Mode == config.FSRead:
+		value = "read from the target, written on this machine"
+	case fs.Mode == config.FSWrite:
+		value = "read and written in the target"
+	case fs.Mode == config.FSLocalWithOverrides:
+		value = "local, with exceptions"
+	}
+	if fs.Mode != config.FSLocal && len(fs.ReadWrite)+len(fs.ReadOnly)+len(fs.Local)+len(fs.NotFound)+len(fs.Mapping) > 0 {
+		value += "; lists and mapping first"
+	}
+	return Setting{"files", value, c.Origin("feature.fs.mode")}
 }
 
 func incoming(in config.Incoming) string {

@@ -1,0 +1,108 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/config"
+	from "github.com/mirrord-go/mirrord/internal/config/origin"
+	"github.com/mirrord-go/mirrord/internal/filemode"
+	"github.com/mirrord-go/mirrord/internal/intercept"
+)
+
+// broughtVariables name directories, or lists of them, that programs of the laptop bring along: where their interpreters, libraries and caches are.
+var broughtVariables = []string{
+	"PATH", "LD_LIBRARY_PATH", "TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
+	"GOROOT", "GOPATH", "GOMODCACHE", "GOCACHE", "CARGO_HOME", "RUSTUP_HOME", "JAVA_HOME", "MAVEN_HOME", "M2_HOME", "GRADLE_USER_HOME", "CLASSPATH",
+	"NVM_DIR", "NODE_PATH", "npm_config_cache", "VIRTUAL_ENV", "CONDA_PREFIX", "PYENV_ROOT", "PYTHONPATH", "PYTHONHOME",
+	"GEM_HOME", "GEM_PATH", "BUNDLE_PATH", "DOTNET_ROOT", "NUGET_PACKAGES", "PERL5LIB", "COMPOSER_HOME",
+}
+
+// fileRules compiles feature.fs for the laptop. Names says whether names resolve in the target.
+func fileRules(cfg *config.Config, path, dir string, environ []string, names bool) (*filemode.Rules, error) {
+	laptop := filemode.Laptop{Dir: dir, Names: names, Home: valueOf(environ, "HOME")}
+	if laptop.Dir == "" {
+		laptop.Dir, _ = os.Getwd()
+	}
+	if real, err := filepath.EvalSymlinks(laptop.Dir); err == nil && real != laptop.Dir {
+		laptop.Local = append(laptop.Local, real)
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		laptop.Program = filepath.Dir(abs)
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			laptop.Local = append(laptop.Local, filepath.Dir(real))
+		}
+	}
+	for _, name := range broughtVariables {
+		laptop.Local = append(laptop.Local, absolute(valueOf(environ, name))...)
+	}
+	return filemode.Compile(cfg.Feature.FS, nil, laptop)
+}
+
+// absolute are the absolute paths of a list as in PATH. The few that are no directories of programs, such as /, say nothing.
+func absolute(list string) []string {
+	var out []string
+	for _, dir := range filepath.SplitList(list) {
+		// A directory of the root alone, such as /app, may well be what the target is asked for; one of PATH is not.
+		if filepath.IsAbs(dir) && strings.Trim(dir, "/") != "" {
+			out = append(out, dir)
+		}
+	}
+	return out
+}
+
+// files starts what serves the target's files, and returns nil when all are the laptop's: because the user wants that, or because there is
+// something in the way of what is only the default.
+func (s *session) files(ctx context.Context) (*intercept.FileServer, error) {
+	cfg := s.o.Plan.config
+	rules := s.o.Plan.files
+	if !rules.Active() || len(s.o.FilesHolder) == 0 {
+		return nil, nil
+	}
+	const field = "feature.fs.mode"
+	if s.targetless && cfg.Origin(field).Kind == from.Default {
+		return nil, nil
+	}
+	server, err := s.serveFiles(ctx, rules)
+	switch {
+	case err == nil:
+		return server, nil
+	case ctx.Err() != nil:
+		return nil, err
+	case needsFiles(cfg.Feature.FS):
+		return nil, s.incapable(fmt.Sprintf("\"feature.fs\" can't be done: %v", err), err, `do without it: "feature": {"fs": "local"}`)
+	}
+	s.o.Observer.Event(Event{
+		Kind: "notice", Warning: true,
+		Text: fmt.Sprintf("files are the laptop's: %v. \"feature\": {\"fs\": \"local\"} says that this is meant", err),
+	})
+	return nil, nil
+}
+
+func (s *session) serveFiles(ctx context.Context, rules *filemode.Rules) (*intercept.FileServer, error) {
+	if err := s.fleet.FilesProblem(ctx); err != nil {
+		return nil, err
+	}
+	return intercept.ServeFiles(context.WithoutCancel(ctx), s.log, intercept.Files{
+		Rules: rules, Target: s.fleet.Files(), Holder: s.o.FilesHolder,
+		Notice: func(text string) { s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: text}) },
+	})
+}
+
+// needsFiles says whether a user asked for more than what a laptop alone may do as well.
+func needsFiles(fs config.FS) bool {
+	return fs.Mode == config.FSWrite || len(fs.ReadWrite)+len(fs.ReadOnly)+len(fs.NotFound)+len(fs.Mapping) > 0
+}
+
+// valueOf is the value of a variable; of several with its name the last, as for os/exec.
+func valueOf(environ []string, name string) (value string) {
+	for _, v := range environ {
+		if is, ok := strings.CutPrefix(v, name+"="); ok {
+			value = is
+		}
+	}
+	return value
+}
