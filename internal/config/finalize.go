@@ -135,26 +135,6 @@ func (v *verifier) incoming() {
 	}
 }
 
-func (v *verifier) tlsDelivery() {
-	const path = "feature.network.incoming."
-	given := map[string]bool{}
-	for _, name := range []string{"tls_delivery", "https_delivery"} {
-		for _, field := range []string{"protocol", "trust_roots", "server_name", "server_cert"} {
-			given[name] = given[name] || v.c.extra[path+name+"."+field] != nil
-		}
-		if v.c.extra[path+name+".trust_roots"] != nil && v.c.extra[path+name+".server_cert"] != nil {
-			v.fail(path+name+".server_cert", "cannot be given together with trust_roots", "keep one of them")
-		}
-	}
-	if given["https_delivery"] {
-		if given["tls_delivery"] {
-			v.fail(path+"https_delivery", "cannot be given together with tls_delivery, which replaces it", "remove it")
-		} else {
-			v.warn(path+"https_delivery", "is deprecated", "name it tls_delivery")
-		}
-	}
-}
-
 func (v *verifier) outgoing() {
 	const path = "feature.network.outgoing.filter"
 	outgoing := &v.c.Feature.Network.Outgoing

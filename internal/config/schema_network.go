@@ -50,17 +50,39 @@ func networkFields() []Field {
 		f.Path = "http_filter." + f.Path
 		fields = append(fields, incoming(f))
 	}
-	for _, name := range []string{"tls_delivery", "https_delivery"} {
-		tls := func(f Field) Field {
-			f.Path = name + "." + f.Path
-			f.Status, f.Note = Refused, "TLS traffic would be delivered as it comes"
-			return incoming(f)
-		}
-		fields = append(fields,
-			tls(Field{Path: "protocol", kind: kindText, Enum: []string{"tls", "tcp"}, DefaultText: `"tls"`, Doc: "How traffic whose TLS was ended is given to the process."}),
-			tls(Field{Path: "trust_roots", kind: kindTexts, check: checkNotEmpty, Doc: "Files of certificates that the process's certificate is checked with."}),
-			tls(Field{Path: "server_name", kind: kindText, check: checkServerName, Doc: "The name to ask the process for."}),
-			tls(Field{Path: "server_cert", kind: kindText, Doc: "A file with the process's certificate."}))
+	fields = append(fields, deliveryFields("tls_delivery", "", func(c *Config) *TLSDelivery { return &c.Feature.Network.Incoming.TLSDelivery })...)
+	fields = append(fields, deliveryFields("https_delivery", "The old name: ", func(c *Config) *TLSDelivery { return &c.Feature.Network.Incoming.HTTPSDelivery })...)
+	return append(fields, outgoingFields()...)
+}
+
+// deliveryFields are those of tls_delivery, under one of its names.
+func deliveryFields(name, note string, at func(*Config) *TLSDelivery) []Field {
+	fields := []Field{
+		{
+			Path: "protocol", kind: kindText, Enum: []string{"tls", "tcp"}, DefaultText: `"tls"`,
+			bind: atText(func(c *Config) *DeliveryProtocol { return &at(c).Protocol }),
+			Doc:  note + "how requests that were taken out of TLS are given to the process: in TLS again, or plain.",
+		},
+		{
+			Path: "trust_roots", kind: kindTexts, check: checkNotEmpty, bind: atList(func(c *Config) *[]string { return &at(c).TrustRoots }),
+			Doc: note + "PEM files, or folders of them, with certificates of which one must have signed the process's. Without them and server_cert, every certificate is taken.",
+		},
+		{
+			Path: "server_name", kind: kindText, check: checkServerName, bind: atText(func(c *Config) *string { return &at(c).ServerName }),
+			Doc: note + "the name to ask the process for. Without it, it is that of server_cert, or what the target's client asked for.",
+		},
+		{
+			Path: "server_cert", kind: kindText, check: checkNotEmpty, bind: atText(func(c *Config) *string { return &at(c).ServerCert }),
+			Doc: note + "a PEM file with the process's certificate. No other is taken. Not together with trust_roots.",
+		},
+		{
+			Path: "client_cert", kind: kindText, check: checkNotEmpty, bind: atText(func(c *Config) *string { return &at(c).ClientCert }),
+			Doc: note + "a PEM file with the certificate to show to the process, for one that asks its clients for one.",
+		},
+		{
+			Path: "client_key", kind: kindText, check: checkNotEmpty, bind: atText(func(c *Config) *string { return &at(c).ClientKey }),
+			Doc: note + "a PEM file with the key of client_cert.",
+		},
 	}
 	return append(fields, outgoingFields()...)
 }

@@ -118,6 +118,10 @@ type Incoming struct {
 	IgnoreLocalhost bool `json:"ignore_localhost"`
 	// OnConcurrentSteal says what happens when another session steals the same port.
 	OnConcurrentSteal ConcurrentSteal `json:"on_concurrent_steal,omitempty"`
+	// TLSDelivery is about requests that the agent took out of TLS; HTTPSDelivery is the same under
+	// its old name. See [Incoming.Delivery].
+	TLSDelivery   TLSDelivery `json:"tls_delivery,omitzero"`
+	HTTPSDelivery TLSDelivery `json:"https_delivery,omitzero"`
 }
 
 // ConcurrentSteal says what happens to a steal of a port that another session has.

@@ -36,7 +36,7 @@ func (c *Cluster) Policies(ctx context.Context, namespace string) ([]policy.Poli
 		{policy.KindCluster, clusterPolicyResource, ""},
 		{policy.KindNamespaced, policyResource, namespace},
 	} {
-		items, err := c.policyObjects(ctx, list.resource, list.namespace)
+		items, err := c.customObjects(ctx, v1alpha.GroupVersion, list.resource, list.namespace)
 		if apierrors.IsNotFound(err) {
 			return nil, &Error{
 				Reason: ReasonNotFound, Doing: "reading policies",
@@ -62,8 +62,9 @@ func policyRules(namespace string) []Rule {
 	}
 }
 
-func (c *Cluster) policyObjects(ctx context.Context, resource, namespace string) ([]map[string]any, error) {
-	path := []string{"/apis", v1alpha.GroupName, v1alpha.GroupVersion.Version}
+// customObjects lists objects in the JSON form of the API; an empty namespace means all.
+func (c *Cluster) customObjects(ctx context.Context, group metav1.GroupVersion, resource, namespace string) ([]map[string]any, error) {
+	path := []string{"/apis", group.Group, group.Version}
 	if namespace != "" {
 		path = append(path, "namespaces", namespace)
 	}
@@ -80,7 +81,7 @@ func (c *Cluster) policyObjects(ctx context.Context, resource, namespace string)
 		Items []map[string]any `json:"items"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil {
-		return nil, fmt.Errorf("reading the list of policies: %w", err)
+		return nil, fmt.Errorf("reading the list of %s: %w", resource, err)
 	}
 	return list.Items, nil
 }

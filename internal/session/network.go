@@ -98,6 +98,9 @@ func describe(e incoming.Event, filter *config.HTTPFilter) Event {
 		if e.Waiting {
 			out.Text += "; it will be when that session gives it up"
 		}
+	case incoming.Undelivered:
+		out.Kind, out.Warning = "notice", true
+		out.Text = fmt.Sprintf("a request to port %d of the target, which came in TLS, can't be given to the process and stays with the target: %v", e.Remote, e.Err)
 	case incoming.GivenBack:
 		out.Kind = "port-given-back"
 		out.Text = fmt.Sprintf("nobody listens locally: %s is the target's again", port)

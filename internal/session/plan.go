@@ -16,6 +16,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/route"
+	"github.com/mirrord-go/mirrord/internal/session/tlsdelivery"
 )
 
 // The laptop's own name servers and names, see resolv.conf(5) and hosts(5).
@@ -79,6 +80,19 @@ type Plan struct {
 	environ []string
 	table   *route.Table
 	files   *filemode.Rules
+	// delivery is for requests that agents took out of TLS.
+	delivery *tlsdelivery.Delivery
+
+	skips     *program.Skips
+	debuggers *program.Debuggers
+}
+
+// outside is nil when all programs are part of the session.
+func (p *Plan) outside() func(intercept.Program) bool {
+	if p.skips.Empty() {
+		return nil
+	}
+	return p.skips.Has
 }
 
 // Command is what a session runs.
@@ -111,6 +125,13 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	}
 	if cfg.Feature.Magic.AWS && cfg.Target.Path.Kind != config.Targetless {
 		p.rules.HideAWS()
+	}
+	p.skips = program.NewSkips(cfg)
+	if p.debuggers, err = program.NewDebuggers(variable(p.environ, program.IgnoreVariable)); err != nil {
+		return nil, err
+	}
+	if p.delivery, err = delivery(cfg); err != nil {
+		return nil, err
 	}
 	var nameServers []netip.Addr
 	if b, err := os.ReadFile(resolvConf); err == nil {
@@ -179,6 +200,18 @@ func rules(cfg *config.Config) (*envvars.Rules, error) {
 		return nil, fail(fmt.Sprintf("%s: %v", env.EnvFile, err), "")
 	}
 	return envvars.Compile(env, file)
+}
+
+// delivery reads the files of tls_delivery.
+func delivery(cfg *config.Config) (*tlsdelivery.Delivery, error) {
+	d, err := tlsdelivery.New(cfg.Feature.Network.Incoming.Delivery())
+	if bad, ok := errors.AsType[*tlsdelivery.FieldError](err); ok {
+		field := "feature.network.incoming.tls_delivery." + bad.Field
+		return nil, &config.Problems{List: []config.Problem{{
+			Path: field, Origin: cfg.Origin(field), Message: bad.Err.Error(), Suggestion: "paths start at the current directory",
+		}}}
+	}
+	return d, err
 }
 
 // NewID makes a name for a session: ten lower-case letters and digits.

@@ -39,6 +39,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
 	"github.com/mirrord-go/mirrord/internal/session/remote"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
@@ -107,6 +108,8 @@ type Options struct {
 	Observer Observer
 	// FilesHolder is the command line that runs fsmount.Holder; without one all files are the laptop's.
 	FilesHolder []string
+	// TLS is how TLS ends on ports of the target, where no operator tells the agents.
+	TLS []tlsport.Port
 }
 
 // ExitStatus is how the process ended.
@@ -233,8 +236,8 @@ func (s *session) prepare(w wire.Welcome) {
 	}
 	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
 	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
-		Config: in, HTTP: httpOptions(s.o.Plan.config.Agent),
-		Report: func(e incoming.Event) { s.o.Observer.Event(describe(e, in.HTTPFilter)) },
+		Config: in, HTTP: httpOptions(s.o.Plan.config.Agent), Delivery: s.o.Plan.delivery, TLS: s.o.TLS,
+		Report: func(e incoming.Event) { s.reported(e, describe(e, in.HTTPFilter)) },
 		Gone:   s.net.table.Disowns,
 		Chosen: s.chosen,
 	})

@@ -3,13 +3,13 @@ package tlssteal
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"path"
 
 	"github.com/mirrord-go/mirrord/internal/agent/target"
+	"github.com/mirrord-go/mirrord/internal/tlsconn"
 	"github.com/mirrord-go/mirrord/internal/tlsport"
 )
 
@@ -100,21 +100,18 @@ func (p *Port) addRoots(all *pool, name string) error {
 	return nil
 }
 
-// add takes the certificates of a PEM file, and ignores everything else in it.
+// add takes the certificates of a PEM file. In a folder there may be files without any.
 func (all *pool) add(name string, b []byte) error {
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			return nil
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	certs, err := tlsconn.Certificates(b)
+	if errors.Is(err, tlsconn.ErrNone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	for _, c := range certs {
 		all.AddCert(c)
 		all.n++
 	}
+	return nil
 }

@@ -141,7 +141,7 @@ func (p *Port) Accept(ctx context.Context, c httpsplit.Conn, wait time.Duration)
 		return nil, nil, err
 	}
 	held := &heldConn{Conn: c, held: first}
-	if len(first) == 0 || first[0] != recordHandshake {
+	if len(first) == 0 || first[0] != FirstByte {
 		return held, nil, nil
 	}
 	server, _ := p.configs()
@@ -153,9 +153,9 @@ func (p *Port) Accept(ctx context.Context, c httpsplit.Conn, wait time.Duration)
 	return tlsconn.New(t, held), &Info{ServerName: s.ServerName, ALPN: s.NegotiatedProtocol}, nil
 }
 
-// recordHandshake is the type of the first TLS record (RFC 8446, section 5.1). No request of HTTP
-// begins with it.
-const recordHandshake = 22
+// FirstByte begins a TLS connection: it is the type of a record with a handshake (RFC 8446, section
+// 5.1). No request of HTTP begins with it.
+const FirstByte = 22
 
 // firstByte reads one byte; none when there is none in time, or at the end.
 func firstByte(ctx context.Context, c net.Conn, wait time.Duration) ([]byte, error) {

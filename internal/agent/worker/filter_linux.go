@@ -13,6 +13,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/agent/httpsplit"
 	"github.com/mirrord-go/mirrord/internal/agent/mirror"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
+	"github.com/mirrord-go/mirrord/internal/agent/tlssteal"
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 	"github.com/mirrord-go/mirrord/internal/pipe"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
@@ -40,7 +41,7 @@ func filterLimits(o wire.HTTPOptions) httpfilter.Limits {
 func millis(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // filterNotices are what a subscription's user is told about its filter, now and then.
-type filterNotices struct{ shared, slow, unknown throttle }
+type filterNotices struct{ shared, slow, unknown, sealed throttle }
 
 // splitting is a connection to a port with filters. Who has the port is asked for each request:
 // subscriptions come and go while it is open.
@@ -49,6 +50,7 @@ type splitting struct {
 	peer, local netip.AddrPort
 	way         httpsplit.Destination // to the application
 	tls         *wire.TLSInfo         // of a connection whose TLS has been ended
+	client      *begun
 }
 
 // splitFor decides about a connection that was taken for filters: a probe stays with the target,
@@ -62,14 +64,14 @@ func (in *incoming) splitFor(s stealer, c *steal.Conn, thief *subscription, filt
 	for _, sub := range filtered {
 		detect = max(detect, min(millis(sub.http.DetectTimeout), maxDetectTimeout))
 	}
-	sp := &splitting{in: in, peer: addrPort(c.RemoteAddr()), local: c.Dst, way: toApp{in, c.Dst}}
+	sp := &splitting{in: in, peer: addrPort(c.RemoteAddr()), local: c.Dst, way: toApp{in, c.Dst}, client: &begun{Conn: c.TCPConn, first: read}}
 	port := tlsOf(filtered)
 	o := httpsplit.Options{
 		App: sp.way, Choose: sp.choose, Raw: sp.raw, Mark: sp.mark,
 		DetectTimeout: detect, Bodies: in.bodies, Drain: in.drain,
 	}
 	return func() {
-		if err := sp.serve(in.ctx, port, &begun{Conn: c.TCPConn, first: read}, o); err != nil {
+		if err := sp.serve(in.ctx, port, o); err != nil {
 			in.log.Debug("a connection was cut", "peer", sp.peer, "err", err)
 		}
 	}
@@ -107,7 +109,11 @@ func (sp *splitting) choose(r *httpfilter.Request) httpsplit.Destination {
 
 // raw finds who gets a connection that is not HTTP.
 func (sp *splitting) raw() httpsplit.Destination {
-	if thief := sp.in.thief(sp.local.Port()); thief.here() {
+	thief, filtered := sp.in.takers(sp.local.Port())
+	if sp.tls == nil && sp.client.start == tlssteal.FirstByte {
+		tellSealed(filtered)
+	}
+	if thief.here() {
 		return sp.session(thief)
 	}
 	return nil
@@ -238,15 +244,21 @@ func (c *served) Reset() error {
 type begun struct {
 	httpsplit.Conn
 	first []byte
+	start byte // the very first, once it has been read
+	read  bool
 }
 
-func (c *begun) Read(p []byte) (int, error) {
+func (c *begun) Read(p []byte) (n int, err error) {
 	if len(c.first) == 0 {
-		return c.Conn.Read(p)
+		n, err = c.Conn.Read(p)
+	} else {
+		n = copy(p, c.first)
+		c.first = c.first[n:]
 	}
-	n := copy(p, c.first)
-	c.first = c.first[n:]
-	return n, nil
+	if !c.read && n > 0 {
+		c.start, c.read = p[0], true
+	}
+	return n, err
 }
 
 // Reset implements what [pipe.Conn] may have.

@@ -30,13 +30,13 @@ func (sub *subscription) readTLS(req wire.Subscribe) error {
 
 // serve splits a connection. Where a session knows how TLS ends, what is inside of TLS is split
 // in its place.
-func (sp *splitting) serve(ctx context.Context, port *tlssteal.Port, c httpsplit.Conn, o httpsplit.Options) error {
+func (sp *splitting) serve(ctx context.Context, port *tlssteal.Port, o httpsplit.Options) error {
 	if port == nil {
-		return httpsplit.Serve(ctx, sp.in.log, c, o)
+		return httpsplit.Serve(ctx, sp.in.log, sp.client, o)
 	}
-	plain, info, err := port.Accept(ctx, c, o.DetectTimeout)
+	plain, info, err := port.Accept(ctx, sp.client, o.DetectTimeout)
 	if err != nil {
-		_ = c.Close()
+		_ = sp.client.Close()
 		return err
 	}
 	if info != nil {
@@ -55,4 +55,17 @@ func tlsOf(filtered []*subscription) *tlssteal.Port {
 		}
 	}
 	return nil
+}
+
+// tellSealed tells those with a filter that it can't look into TLS.
+func tellSealed(filtered []*subscription) {
+	for _, sub := range filtered {
+		if sub.tls == nil && sub.notices.sealed.allow() {
+			sub.link.control.notify(wire.Notice{
+				Level: "warning", Port: sub.port,
+				Text: fmt.Sprintf("a connection to port %d is encrypted by TLS, which the target ends itself, so the filter can't choose among its requests: all stay with the target. "+
+					"A MirrordTlsStealConfig in the cluster changes that", sub.port),
+			})
+		}
+	}
 }

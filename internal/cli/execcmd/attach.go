@@ -125,6 +125,9 @@ func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluste
 		return cluster.WithAgentRules(ctx, err, path, spec)
 	}
 	at.Namespace = w.Namespace()
+	if err := opts.tls(ctx, r, cluster, at); err != nil {
+		return err
+	}
 	if w.Fixed() {
 		spec.Target = w.Targets()[0]
 		return opts.single(ctx, r, cluster, at, spec)
@@ -145,6 +148,23 @@ func (opts *Options) direct(ctx context.Context, r Request, cluster *kube.Cluste
 		},
 	})
 	return err
+}
+
+// tls reads how TLS ends on the target's ports, if the session has a filter that looks into it.
+func (opts *Options) tls(ctx context.Context, r Request, cluster *kube.Cluster, at *Attachment) error {
+	in := r.Config.Feature.Network.Incoming
+	if in.Mode != config.IncomingSteal || in.HTTPFilter.Spec() == nil {
+		return nil
+	}
+	ports, problems, err := cluster.TLSPorts(ctx, r.Config.Target.Path, at.Namespace)
+	if err != nil {
+		return err
+	}
+	for _, problem := range problems {
+		opts.Factory.Logger.Info("a TLS configuration is not used", "error", problem)
+	}
+	at.TLS = ports
+	return nil
 }
 
 // single starts the one agent of a session that follows nothing.

@@ -22,6 +22,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/version"
 )
 
@@ -66,6 +67,8 @@ type Attachment struct {
 	Namespace string
 	// Operator is the name of the session at the operator; empty without one.
 	Operator string
+	// TLS is how TLS ends on ports of the target; the operator tells its agents itself.
+	TLS []tlsport.Port
 	// Close releases what the agents were started with, after the session.
 	Close func() error
 }
@@ -205,8 +208,11 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 	o := session.Options{
 		Plan: plan, ID: req.SessionID, Build: version.String(), Identity: id, Attachments: at.Attachments,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Signals:  signals,
-		Observer: &observer{Reporter: rep, resolved: r, attachment: at},
+		AbortTaken:   at.Operator != "" && r.Config.Feature.Network.Incoming.OnConcurrentSteal == config.ConcurrentStealAbort,
+		AbortRefused: opts.AbortOnRefusal,
+		Signals:      signals,
+		TLS:          at.TLS,
+		Observer:     &observer{Reporter: rep, resolved: r, attachment: at},
 	}
 	if self, err := os.Executable(); err == nil {
 		o.FilesHolder = []string{self, fsmount.Command}

@@ -26,8 +26,11 @@ import (
 	policies "github.com/mirrord-go/mirrord/api/policies/v1alpha"
 	profiles "github.com/mirrord-go/mirrord/api/profiles/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
+	tlssteal "github.com/mirrord-go/mirrord/api/tlssteal/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/policy"
 	"github.com/mirrord-go/mirrord/internal/profile"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
+	"github.com/mirrord-go/mirrord/internal/tlsport/choose"
 )
 
 // The resources that are followed.
@@ -36,13 +39,15 @@ var (
 	namespacedPolicies = resource(policies.GroupVersion, "mirrordpolicies")
 	clusterProfiles    = resource(profiles.GroupVersion, "mirrordclusterprofiles")
 	namespacedProfiles = resource(profiles.GroupVersion, "mirrordprofiles")
+	clusterTLS         = resource(tlssteal.GroupVersion, "mirrordclustertlsstealconfigs")
+	namespacedTLS      = resource(tlssteal.GroupVersion, "mirrordtlsstealconfigs")
 )
 
 func resource(gv metav1.GroupVersion, name string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: gv.Group, Version: gv.Version, Resource: name}
 }
 
-// Rules are the cluster's policies and profiles. It is safe for concurrent use.
+// Rules are the cluster's policies, profiles and TLS configurations. It is safe for concurrent use.
 type Rules struct {
 	client    dynamic.Interface
 	factory   dynamicinformer.DynamicSharedInformerFactory
@@ -57,7 +62,7 @@ func New(client dynamic.Interface, log *slog.Logger) *Rules {
 		factory:   dynamicinformer.NewDynamicSharedInformerFactory(client, 0),
 		informers: map[schema.GroupVersionResource]cache.SharedIndexInformer{},
 	}
-	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies, clusterProfiles, namespacedProfiles} {
+	for _, resource := range []schema.GroupVersionResource{clusterPolicies, namespacedPolicies, clusterProfiles, namespacedProfiles, clusterTLS, namespacedTLS} {
 		r.informers[resource] = r.factory.ForResource(resource).Informer()
 	}
 	return r
@@ -69,12 +74,26 @@ func (r *Rules) Start(ctx context.Context) { r.factory.Start(ctx.Done()) }
 // Wait waits until everything that there is has been read once.
 func (r *Rules) Wait(ctx context.Context) error {
 	for resource, i := range r.informers {
+		if resource.Group == tlssteal.GroupName {
+			continue
+		}
 		if !cache.WaitForCacheSync(ctx.Done(), i.HasSynced) {
 			return fmt.Errorf("reading the cluster's %s: %w", resource.Resource, context.Cause(ctx))
 		}
 	}
+	// Sessions work without these, and a cluster whose resource types are older lacks them.
+	brief, cancel := context.WithTimeout(ctx, tlsPatience)
+	defer cancel()
+	for _, resource := range []schema.GroupVersionResource{clusterTLS, namespacedTLS} {
+		if !cache.WaitForCacheSync(brief.Done(), r.informers[resource].HasSynced) {
+			r.log.Warn("the cluster's TLS configurations can't be read: requests in TLS stay with targets", "resource", resource.Resource)
+		}
+	}
 	return nil
 }
+
+// tlsPatience bounds the wait for TLS configurations.
+const tlsPatience = 10 * time.Second
 
 // Handle has f called after every change of a policy or profile, from several goroutines. It
 // must be quick.
@@ -105,7 +124,27 @@ func (r *Rules) Decide(target policy.Target, features sessions.Features, profile
 	if profileName != "" {
 		req.Loaded, req.ProfileErr = r.Profile(profileName)
 	}
-	return policy.Evaluate(r.Policies(), req)
+	d := policy.Evaluate(r.Policies(), req)
+	d.Grant.TLS = r.tls(target)
+	return d
+}
+
+// tls is how TLS ends on the target's ports. What is wrong in a configuration is logged, and does
+// not keep a session from starting: it tells its user that requests in TLS stay with the target.
+func (r *Rules) tls(target policy.Target) []tlsport.Port {
+	var all []map[string]any
+	for _, resource := range []schema.GroupVersionResource{clusterTLS, namespacedTLS} {
+		for _, o := range r.informers[resource].GetStore().List() {
+			if u, ok := o.(*unstructured.Unstructured); ok {
+				all = append(all, u.Object)
+			}
+		}
+	}
+	ports, problems := choose.Ports(all, target)
+	for _, err := range problems {
+		r.log.Warn("a TLS configuration is not used", "err", err)
+	}
+	return ports
 }
 
 // Policies are all policies of the cluster. What this version can't read of one, because the

@@ -40,6 +40,7 @@ func newRules(t *testing.T, objects ...string) (*Rules, *fake.FakeDynamicClient)
 	client := fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
 		clusterPolicies: "MirrordClusterPolicyList", namespacedPolicies: "MirrordPolicyList",
 		clusterProfiles: "MirrordClusterProfileList", namespacedProfiles: "MirrordProfileList",
+		clusterTLS: "MirrordClusterTlsStealConfigList", namespacedTLS: "MirrordTlsStealConfigList",
 	}, all...)
 	r := New(client, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -141,5 +142,19 @@ func TestConditions(t *testing.T) {
 			t.Fatalf("conditions are written again and again: %v", client.Actions())
 		}
 		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// TestTLS is part of what a session may do, on the targets that it is for.
+func TestTLS(t *testing.T) {
+	r, _ := newRules(t,
+		`{apiVersion: mirrord.metalbear.co/v1alpha, kind: MirrordTlsStealConfig, metadata: {name: shop, namespace: shop}, spec: {targetPath: "deploy/shop*", ports: [{port: 443, agentAsServer: {authentication: {certPem: /tls.crt, keyPem: /tls.key}}, agentAsClient: {verification: {acceptAnyCert: true}}}]}}`,
+		`{apiVersion: mirrord.metalbear.co/v1alpha, kind: MirrordClusterTlsStealConfig, metadata: {name: broken}, spec: {ports: [{port: 444, agentAsServer: {authentication: {certPem: tls.crt, keyPem: /tls.key}}, agentAsClient: {verification: {acceptAnyCert: true}}}]}}`,
+	)
+	if got := decide(r, "shop", "steal", "").Grant.TLS; len(got) != 1 || got[0].Port != 443 || got[0].AgentAsServer.Authentication.KeyPEM != "/tls.key" {
+		t.Errorf("got %+v", got)
+	}
+	if got := decide(r, "other", "steal", "").Grant.TLS; got != nil {
+		t.Errorf("in another namespace: %+v", got)
 	}
 }

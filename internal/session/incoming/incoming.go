@@ -21,6 +21,8 @@ import (
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/inflight"
+	"github.com/mirrord-go/mirrord/internal/session/tlsdelivery"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -56,6 +58,9 @@ const (
 	Failed
 	// GivenBack: nobody listens locally any more.
 	GivenBack
+	// Undelivered: the process could not be given a request that was taken out of TLS; see Err. It
+	// stays with the target. Only the first of a port is told.
+	Undelivered
 )
 
 // Event is something the user wants to know about a port.
@@ -80,6 +85,10 @@ type Options struct {
 	Config config.Incoming
 	// HTTP is about how the filter is applied.
 	HTTP wire.HTTPOptions
+	// Delivery is for requests that the agent took out of TLS; nil leaves TLS with the target.
+	Delivery *tlsdelivery.Delivery
+	// TLS is how TLS ends on ports of the target, as far as the client knows.
+	TLS []tlsport.Port
 	// Chosen says whether the kernel chose a listener's port: then it stands for none of
 	// the target. Nil is never.
 	Chosen func(listener netip.AddrPort) bool
@@ -110,6 +119,7 @@ type Ports struct {
 	mu     sync.Mutex
 	closed bool
 	ports  map[uint16]*port // by remote port
+	told   map[uint16]bool  // remote ports of which the user knows that nothing could be delivered
 }
 
 // port is one subscribed port of the target. Its lock is held while the agent is asked, so
@@ -133,6 +143,7 @@ func New(log *slog.Logger, agent Agent, opts Options) *Ports {
 		claims:   make(map[uint16]bool),
 		attached: make(chan struct{}),
 		ports:    make(map[uint16]*port),
+		told:     make(map[uint16]bool),
 	}
 	switch opts.Config.Mode {
 	case config.IncomingSteal:
@@ -277,6 +288,9 @@ func (p *Ports) subscribe(q *port) Event {
 	sub := wire.Subscribe{Port: q.remote, Mode: p.mode}
 	if f := p.opts.Config.HTTPFilter; f.Chooses(q.remote) {
 		e.Filtered, sub.Filter, sub.HTTP = true, f.Spec(), p.opts.HTTP
+		if p.opts.Delivery != nil && p.mode == wire.Steal {
+			sub.TLS = &wire.SubscribeTLS{Port: tlsport.Find(p.opts.TLS, q.remote)}
+		}
 	}
 	e.Moved, e.Err = p.agent.Subscribe(p.ctx, sub)
 	if e.Err != nil {

@@ -30,6 +30,12 @@ func (p *Ports) Serve(ctx context.Context, st tunnel.Stream, in wire.Incoming) {
 		refuse(st, in.Mode, err)
 		return
 	}
+	if in.TLS != nil {
+		if child, err = p.wrap(ctx, child, in); err != nil {
+			refuse(st, in.Mode, err)
+			return
+		}
+	}
 	var reply io.Writer = st
 	if in.Mode == wire.Steal {
 		// The agent has sent what there was to send: the answer goes with the process's.
@@ -48,6 +54,27 @@ func (p *Ports) Serve(ctx context.Context, st tunnel.Stream, in wire.Incoming) {
 	if r := pipe.Join(ctx, st, child); r.Err != nil {
 		p.log.Debug("a stolen connection ended early", "port", in.Local.Port(), "peer", in.Peer, "error", r.Err)
 	}
+}
+
+// wrap makes a connection to the process one for what was inside of TLS. After an error it is closed.
+func (p *Ports) wrap(ctx context.Context, child intercept.Conn, in wire.Incoming) (intercept.Conn, error) {
+	if p.opts.Delivery == nil {
+		_ = child.Close()
+		return nil, errors.New("TLS was to stay with the target")
+	}
+	c, err := p.opts.Delivery.Wrap(ctx, child, *in.TLS)
+	if err == nil || ctx.Err() != nil {
+		return c, err
+	}
+	remote := in.Local.Port()
+	p.mu.Lock()
+	first := !p.told[remote]
+	p.told[remote] = true
+	p.mu.Unlock()
+	if first {
+		p.report(Event{Kind: Undelivered, Mode: in.Mode, Remote: remote, Err: err})
+	}
+	return nil, err
 }
 
 func refuse(st tunnel.Stream, mode wire.Mode, err error) {

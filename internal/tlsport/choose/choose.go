@@ -13,9 +13,9 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tlsport"
 )
 
-// config is what is read of an object of either kind. The selector is that of Kubernetes, which
+// object is what is read of an object of either kind. The selector is that of Kubernetes, which
 // policies spell in the same way.
-type config struct {
+type object struct {
 	Metadata struct {
 		Name      string `json:"name"`
 		Namespace string `json:"namespace"`
@@ -28,7 +28,7 @@ type config struct {
 }
 
 // name is how messages name an object.
-func (c config) name() string {
+func (c object) name() string {
 	if c.Metadata.Namespace == "" {
 		return c.Metadata.Name
 	}
@@ -40,7 +40,7 @@ func (c config) name() string {
 // Objects are in the JSON form of the API, of both kinds. What can't be read of one is a
 // problem, and so is a port that is configured twice; neither keeps the others from being used.
 func Ports(objects []map[string]any, target policy.Target) (ports []tlsport.Port, problems []error) {
-	var configs []config
+	var configs []object
 	for _, o := range objects {
 		c, err := read(o)
 		if err != nil {
@@ -54,7 +54,7 @@ func Ports(objects []map[string]any, target policy.Target) (ports []tlsport.Port
 			configs = append(configs, c)
 		}
 	}
-	slices.SortFunc(configs, func(a, b config) int {
+	slices.SortFunc(configs, func(a, b object) int {
 		return cmp.Or(cmp.Compare(b.Metadata.Namespace, a.Metadata.Namespace), cmp.Compare(a.Metadata.Name, b.Metadata.Name))
 	})
 	from := map[uint16]string{}
@@ -76,9 +76,9 @@ func Ports(objects []map[string]any, target policy.Target) (ports []tlsport.Port
 	return ports, problems
 }
 
-func read(object map[string]any) (config, error) {
-	var c config
-	text, err := json.Marshal(object)
+func read(from map[string]any) (object, error) {
+	var c object
+	text, err := json.Marshal(from)
 	if err == nil {
 		err = json.Unmarshal(text, &c)
 	}
@@ -86,7 +86,7 @@ func read(object map[string]any) (config, error) {
 		_, err = policy.SelectorOf(c.Spec.Selector)
 	}
 	if err != nil {
-		metadata, _ := object["metadata"].(map[string]any)
+		metadata, _ := from["metadata"].(map[string]any)
 		return c, fmt.Errorf("the TLS configuration %v can't be read: %w", metadata["name"], err)
 	}
 	return c, nil
