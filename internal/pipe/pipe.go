@@ -128,9 +128,9 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 }
 
 // bufferSize is large enough that system calls do not decide the throughput; a smaller
-// buffer and splice(2) were both slower. It is two full frames of the tunnel, whose headers of 12
-// bytes count toward 64 KiB, so that no third one follows with a few bytes.
-const bufferSize = 2 * (64<<10 - 12)
+// buffer and splice(2) were both slower. It is a full frame of the tunnel, whose header of 12
+// bytes counts toward 128 KiB, so that no other one follows with a few bytes.
+const bufferSize = 128<<10 - 12
 
 // buffers holds *[]byte, so that putting one back allocates nothing.
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}

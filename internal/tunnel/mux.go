@@ -18,8 +18,13 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 )
 
-// handshakeTimeout bounds how long a carrier may take to prove the peer's key.
-const handshakeTimeout = 20 * time.Second
+const (
+	// handshakeTimeout bounds how long a carrier may take to prove the peer's key.
+	handshakeTimeout = 20 * time.Second
+	// maxFrame is the most that a frame takes, with its header: what is copied at a time. Each frame wakes up
+	// whoever waits for it.
+	maxFrame = 128 << 10
+)
 
 // Client starts a session on one carrier as the side that dialled it, and the session ends with it;
 // that of [Dial] does not. It blocks until both keys are proven, ctx ends, or 20 seconds have passed, and owns the
@@ -119,6 +124,7 @@ func muxConfig() *yamux.Config {
 	c.MaxIncomingStreams = 1 << 20
 	c.ReadBufSize = 64 << 10
 	c.WriteCoalesceDelay = 0
+	c.MaxMessageSize = maxFrame
 	c.LogOutput = slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug).Writer()
 	return c
 }
