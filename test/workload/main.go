@@ -4,6 +4,7 @@
 //	workload serve        HTTP, TCP echo, UDP echo, bulk transfer, gRPC health; see -h
 //	workload get URL      HTTP requests, one line of JSON for each
 //	workload hold URL     one kept-alive connection, a request every 100 ms, until it is ended
+//	workload load URL     a steady rate of requests, some of them marked; how long they took and who answered
 //	workload tcp ADDRESS  connect, optionally send and receive; says which addresses or which error
 //	workload udp ADDRESS  the same with datagrams
 //	workload push ADDRESS | pull ADDRESS   bulk transfer to or from "serve", with checksums
@@ -32,11 +33,11 @@ type command func(ctx context.Context, args []string, out io.Writer) error
 
 func main() {
 	commands := map[string]command{
-		"serve": serve, "get": get, "hold": hold, "tcp": tcpProbe, "udp": udpProbe, "push": push, "pull": pull, "dns": lookup, "sidecar": sidecar,
+		"serve": serve, "get": get, "hold": hold, "load": load, "tcp": tcpProbe, "udp": udpProbe, "push": push, "pull": pull, "dns": lookup, "sidecar": sidecar,
 		"sleep": func(ctx context.Context, _ []string, _ io.Writer) error { <-ctx.Done(); return nil },
 	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: workload serve|get|hold|tcp|udp|push|pull|dns|sidecar|sleep [-h] [ARGUMENT...]")
+		fmt.Fprintln(os.Stderr, "usage: workload serve|get|hold|load|tcp|udp|push|pull|dns|sidecar|sleep [-h] [ARGUMENT...]")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -323,5 +324,35 @@ func TestWrongUsage(t *testing.T) {
 		if err := run(); err == nil || !strings.HasPrefix(err.Error(), "usage") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestLoad: every request is counted by its kind and by who answered it, and a failed one is seen.
+func TestLoad(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := "plain"
+		if r.Header.Get("X-Marked") != "" {
+			name = "marked"
+		}
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(Echo{Name: name})
+	}))
+	defer server.Close()
+	run := func(url string) (l Load, err error) {
+		var out bytes.Buffer
+		err = load(t.Context(), []string{"-rate", "200", "-for", "500ms", "-connections", "4", url}, &out)
+		if e := json.Unmarshal(out.Bytes(), &l); e != nil {
+			t.Fatal(e)
+		}
+		return l, err
+	}
+	l, err := run(server.URL)
+	if err != nil || l.Marked.Requests != 10 || l.Marked.By["marked"] != 10 || l.Unmarked.Requests != 90 || l.Unmarked.By["plain"] != 90 || l.Unmarked.P99 < l.Unmarked.P50 || l.Unmarked.P50 <= 0 {
+		t.Errorf("%v: %+v", err, l)
+	}
+	server.Close()
+	if l, err := run(server.URL); err == nil || l.Unmarked.Failed != 90 || l.Marked.Failed != 10 || len(l.Failures) != 10 {
+		t.Errorf("%v: %+v", err, l)
 	}
 }
