@@ -207,7 +207,7 @@ func ReadKind(r io.Reader) (Kind, error) {
 		return 0, err
 	}
 	k := Kind(b[0])
-	if (k < KindControl || k > KindUnix) && k != KindIncomingTLS {
+	if (k < KindControl || k > KindFiles) && k != KindIncomingTLS {
 		return 0, fmt.Errorf("%w: stream kind %d", ErrMalformed, b[0])
 	}
 	return k, nil
