@@ -85,6 +85,14 @@ func TestNotHTTP(t *testing.T) {
 		t.Errorf("got %q, %v", b, err)
 	}
 
+	// A head that takes too long.
+	c = dial(t, split(t, echo, local, func(o *Options) { o.HeadTimeout = 30 * time.Millisecond }))
+	c.send("GET / HTTP/1.1\r\nX-User: m")
+	slow := make([]byte, len("GET / HTTP/1.1\r\nX-User: m"))
+	if _, err := io.ReadFull(c.r, slow); err != nil {
+		t.Errorf("got %q, %v", slow, err)
+	}
+
 	// A connection that is opened early and used late is HTTP all the same.
 	app := serve(t, named("app"))
 	c = dial(t, split(t, app, local, soon))

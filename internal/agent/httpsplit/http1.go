@@ -24,6 +24,15 @@ const badGateway = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charse
 
 const noResponse = "mirrord: the local process ended the connection without a response.\n"
 
+// headTimeout bounds how long a head may take to arrive: what is read of it takes memory. The application
+// gets a slower one, as it is, and has its own patience.
+func (s *splitter) headTimeout() time.Duration {
+	if s.o.HeadTimeout > 0 {
+		return s.o.HeadTimeout
+	}
+	return DefaultHeadTimeout
+}
+
 // http1 serves requests one after the other, as HTTP/1 has them on a connection (RFC 9112,
 // section 9.3.2): pipelined ones wait.
 func (s *splitter) http1() error {
@@ -31,9 +40,11 @@ func (s *splitter) http1() error {
 		if err := s.awaitRequest(); err != nil {
 			return ended(err)
 		}
+		_ = s.client.SetReadDeadline(time.Now().Add(s.headTimeout()))
 		req, err := readRequest(s.in)
+		_ = s.client.SetReadDeadline(time.Time{})
 		switch {
-		case errors.Is(err, errUnclear):
+		case errors.Is(err, errUnclear), late(err) && s.ctx.Err() == nil:
 			return s.rawAway(req.raw)
 		case err != nil && len(req.raw) > 0 && errors.Is(err, io.EOF):
 			return s.rawAway(req.raw) // half a request: the application decides what that means

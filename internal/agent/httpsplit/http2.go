@@ -99,19 +99,41 @@ func (m *multiplexer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if d == nil {
 		d = m.s.o.App
 	}
+	out := &response{ResponseWriter: w}
+	// Nothing is added to what the destination says.
+	w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 	proxy := httputil.ReverseProxy{
 		Transport:     m.transport(d),
 		FlushInterval: -1,
 		Rewrite:       rewrite,
 		ErrorLog:      slog.NewLogLogger(m.s.log.Handler(), slog.LevelDebug),
 		ModifyResponse: func(res *http.Response) error {
+			out.empty = res.ContentLength == 0
 			m.mark(res, d)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { m.failed(w, d, err) },
 	}
-	proxy.ServeHTTP(w, r)
+	proxy.ServeHTTP(out, r)
 }
+
+// response is one to a client. Without a body it has to be one frame: gRPC tells a refusal from a
+// response that was cut by that.
+type response struct {
+	http.ResponseWriter
+	empty bool
+}
+
+// FlushError is what [http.ResponseController] looks for.
+func (r *response) FlushError() error {
+	if r.empty {
+		return nil
+	}
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Unwrap is, too.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // describe is what a filter sees of a stream.
 func describe(r *http.Request) *httpfilter.Request {

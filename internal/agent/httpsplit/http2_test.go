@@ -217,7 +217,9 @@ func TestReturns2(t *testing.T) {
 	app.mu.Lock()
 	app.addr = second.addr
 	app.mu.Unlock()
-	_ = srv.Close()
+	if err := srv.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() { get("second") })

@@ -62,6 +62,9 @@ type Options struct {
 	// HTTP; 0 is [DefaultDetectTimeout]. One that says nothing at all goes on being listened to
 	// while the application is connected: who speaks first decides.
 	DetectTimeout time.Duration
+	// HeadTimeout is how long the head of an HTTP/1 request may take to arrive, after which the
+	// connection is the application's; 0 is [DefaultHeadTimeout].
+	HeadTimeout time.Duration
 	// Bodies bounds the memory for bodies that filters look at; nil is no bound but that of each.
 	Bodies *Budget
 	// Drain, when closed, makes connections end between two requests: HTTP/1 with a header line
@@ -69,8 +72,11 @@ type Options struct {
 	Drain <-chan struct{}
 }
 
-// DefaultDetectTimeout is the default of Options.DetectTimeout.
-const DefaultDetectTimeout = 2 * time.Second
+// The defaults of [Options].
+const (
+	DefaultDetectTimeout = 2 * time.Second
+	DefaultHeadTimeout   = 30 * time.Second
+)
 
 // Serve serves one connection until it has ended, and closes it and everything it opened. The
 // end of ctx ends it at once. A connection that ended as connections do is no error.
