@@ -84,7 +84,10 @@ func deliveryFields(name, note string, at func(*Config) *TLSDelivery) []Field {
 			Doc: note + "a PEM file with the key of client_cert.",
 		},
 	}
-	return append(fields, outgoingFields()...)
+	for i := range fields {
+		fields[i].Path = "feature.network.incoming." + name + "." + fields[i].Path
+	}
+	return fields
 }
 
 func outgoingFields() []Field {
