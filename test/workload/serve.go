@@ -23,6 +23,7 @@ type Listening struct {
 	Name   string   `json:"name"`
 	Admin  string   `json:"admin,omitempty"`
 	HTTP   []string `json:"http,omitempty"`
+	HTTPS  string   `json:"https,omitempty"`
 	TCP    string   `json:"tcp,omitempty"`
 	UDP    string   `json:"udp,omitempty"`
 	Source string   `json:"source,omitempty"`
@@ -50,6 +51,10 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 	flags.BoolVar(&s.keepAlive, "keepalive", true, "keep HTTP connections open")
 	flags.DurationVar(&s.delay, "delay", 0, "wait this long before each HTTP answer")
 	httpAddrs := flags.String("http", ":8080", "HTTP echo, several separated by commas")
+	var secure secureServer
+	flags.StringVar(&secure.addr, "https", "", "HTTP echo inside of TLS")
+	flags.StringVar(&secure.cert, "cert", "", "the PEM file of the certificate for -https")
+	flags.StringVar(&secure.key, "key", "", "the PEM file of its key")
 	admin := flags.String("admin", "", "HTTP without a record: /count, /raw, /reset, /env")
 	tcp := flags.String("tcp", "", "TCP echo")
 	udp := flags.String("udp", "", "UDP echo, of the peer's address and the datagram")
@@ -72,6 +77,9 @@ func serve(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 		s.listening.HTTP = append(s.listening.HTTP, bound)
+	}
+	if err := s.serveHTTPS(secure); err != nil {
+		return err
 	}
 	for _, l := range []struct {
 		addr     string
