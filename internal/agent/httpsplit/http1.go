@@ -155,13 +155,13 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 		return false, s.finish(u, sent, errors.Join(err))
 	}
 	if sent != nil {
-		if req.expects {
-			// The response came without the body being asked for, perhaps: whether it still
-			// comes, only the client knows.
+		if req.expects && !req.asked {
+			// The response came without the body being asked for: whether it still comes,
+			// only the client knows.
 			select {
 			case err := <-sent:
 				return err == nil, err
-			default:
+			case <-time.After(lull):
 				return false, s.finish(u, sent, nil)
 			}
 		}
@@ -233,6 +233,8 @@ func (s *splitter) respond(u *upstream, req *head, watchable bool) (resp *head, 
 			return nil, errors.Is(err, errUnclear), err
 		}
 		switch {
+		case code == 100:
+			req.asked = true
 		case code == 101, req.start[0] == "CONNECT" && code/100 == 2:
 			return h, true, nil
 		case code >= 200:
