@@ -43,6 +43,9 @@ type block struct {
 	call *call
 }
 
+// toEnd is the size of a block that reaches to the end of its file, so that reads behind that meet it.
+const toEnd = 1 << 30
+
 func (k *block) end() int64 { return k.off + int64(k.size) }
 
 // stale: it came a while ago.
@@ -64,7 +67,7 @@ func newFile(c *Client, path string, flags OpenFlags, r *reply, changes uint64) 
 		done.finish(&reply{data: r.data}, nil)
 		size := len(r.data)
 		if int64(size) == r.attr.Size {
-			size, f.end = 1<<30, r.attr.Size // All reads behind it meet the end.
+			size, f.end = toEnd, r.attr.Size
 		}
 		f.blocks = []*block{{0, size, done}}
 	}
@@ -121,7 +124,9 @@ func (f *file) ReadAt(ctx context.Context, b []byte, off int64) (int, error) {
 			n += copy(b[n:], r.data[from:])
 		}
 		if len(r.data) < k.size && n < len(b) {
-			f.ended(k.off + int64(len(r.data)))
+			if k.size != toEnd {
+				f.ended(k.off + int64(len(r.data)))
+			}
 			break
 		}
 	}
