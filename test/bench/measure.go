@@ -33,7 +33,7 @@ const (
 	mib = 1 << 20
 	// Connects of a direct round take a fraction of their time, so that few sockets stay in
 	// TIME_WAIT.
-	maxConnects1, maxConnects16 = 800, 1600
+	maxConnects1, maxConnects16 = 800, 1000
 	repeatFor                   = 500 * time.Millisecond
 	// maxTimeWait is how many sockets may be in TIME_WAIT before a round: far fewer than the
 	// 14,000 past which connects of this machine become many times slower.
