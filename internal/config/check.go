@@ -221,7 +221,7 @@ func plainLogLevel(text string) string {
 
 // capabilities are those that the agent uses.
 func capabilities() []string {
-	return []string{"BPF", "DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"}
+	return []string{"BPF", "DAC_OVERRIDE", "NET_ADMIN", "NET_RAW", "SETGID", "SETUID", "SYS_ADMIN", "SYS_PTRACE", "SYS_RESOURCE"}
 }
 
 func checkCapabilities(c *checker) {

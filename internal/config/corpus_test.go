@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mirrord-go/mirrord/internal/config/origin"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -34,7 +38,8 @@ func testOptions(path string) LoadOptions {
 	}
 }
 
-// outcome loads a file, and says all that a user would be told.
+// outcome loads a file, and says all that a user would be told, and each value that is not a
+// default.
 func outcome(t *testing.T, path string) (kind, text string) {
 	t.Helper()
 	c, warnings, err := Load(t.Context(), testOptions(path))
@@ -55,23 +60,27 @@ func outcome(t *testing.T, path string) (kind, text string) {
 		b.WriteString(problems.Error() + "\n")
 		return "error", b.String()
 	}
+	kind = "ok"
 	if len(warnings) > 0 {
-		return "warn", b.String()
+		kind = "warn"
 	}
-	return "ok", ""
+	for _, leaf := range c.Leaves() {
+		if from := c.Origin(leaf.Path); from.Kind != origin.Default {
+			fmt.Fprintf(&b, "%s = %s (%s)\n", leaf.Path, leaf.Value, from)
+		}
+	}
+	return kind, b.String()
 }
 
 // Each file of the corpus is named for what comes of it, and its golden file has the words.
 func TestCorpus(t *testing.T) {
 	t.Chdir("testdata/corpus")
 	files, err := filepath.Glob("*.*")
-	if err != nil || len(files) < 40 {
+	files = slices.DeleteFunc(files, func(name string) bool { return strings.HasSuffix(name, ".golden") })
+	if err != nil || len(files) < 70 {
 		t.Fatal(len(files), err)
 	}
 	for _, file := range files {
-		if strings.HasSuffix(file, ".golden") {
-			continue
-		}
 		t.Run(file, func(t *testing.T) {
 			kind, text := outcome(t, file)
 			if want, _, _ := strings.Cut(file, "-"); kind != want {

@@ -38,7 +38,7 @@ func mustLoad(t *testing.T, text string, opts LoadOptions) *Config {
 func TestDefaults(t *testing.T) {
 	got := mustLoad(t, "", LoadOptions{Version: "1.2.3", NewKey: func() string { return "k" }})
 	want := &Config{
-		Key: "k",
+		Key: "k", SkipBuildTools: true,
 		Feature: Feature{
 			Network: Network{
 				Incoming: Incoming{Mode: IncomingMirror, OnConcurrentSteal: ConcurrentStealAbort},

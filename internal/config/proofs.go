@@ -60,12 +60,12 @@ func proofs() map[string]string {
 		env + "mapping":           "TestEnvironment",
 		env + "load_from_process": limitsProgram,
 
-		fs + "mode":                 limitsFiles,
-		fs + "read_write":           limitsFiles,
-		fs + "read_only":            limitsFiles,
-		fs + "local":                limitsFiles,
-		fs + "not_found":            limitsFiles,
-		fs + "mapping":              limitsFiles,
+		fs + "mode":                 "TestFiles",
+		fs + "read_write":           "TestFiles",
+		fs + "read_only":            "TestFiles",
+		fs + "local":                "TestFiles",
+		fs + "not_found":            "TestFiles",
+		fs + "mapping":              "TestFiles",
 		fs + "readonly_file_buffer": limitsFiles,
 
 		"feature.hostname": "TestOutgoingSettings",

@@ -80,12 +80,14 @@ func TestProofs(t *testing.T) {
 	}
 }
 
-// setIn reports whether a test mentions the field: by its key, or that of the object or the
-// shorter notation that it belongs to, by a variable, or by a flag.
+// setIn reports whether a test mentions the field: by its key, a shorter notation, a variable,
+// or a flag.
 func setIn(source string, f *Field) bool {
 	parent, key := splitPath(f.Path)
-	_, above := splitPath(parent)
-	names := append([]string{key, above}, f.Env...)
+	names := append([]string{key}, f.Env...)
+	if _, short := splitPath(parent); key == "path" || key == "enabled" {
+		names = append(names, short) // "target": "pod/web", "dns": false
+	}
 	names = append(names, strings.Split(f.Flag, ", ")...)
 	return slices.ContainsFunc(names, func(name string) bool {
 		return name != "" && (strings.Contains(source, `"`+name+`"`) || strings.Contains(source, name+"=") || strings.Contains(source, "`"+name+"`"))

@@ -36,14 +36,15 @@ func networkFields() []Field {
 			Doc: "Leave listeners on loopback addresses local.",
 		}),
 		incoming(Field{
-			Path: "listen_ports", kind: kindPortPairs, check: checkPortPairs, Status: Refused,
-			Note: "the process would listen on another port than the one you gave", Doc: "Pairs [requested, actual]: where a port of the process is opened on the laptop.",
+			Path: "listen_ports", kind: kindPortPairs, check: checkPortPairs,
+			bind: atList(func(c *Config) *[][2]uint16 { return &c.Feature.Network.Incoming.ListenPorts }),
+			Doc:  "Pairs [requested, actual]: a port that the process asks for, and where it is opened on the laptop instead. The other port fields are about the requested one. Of ports that are not listed, one that is taken or not permitted here is opened on a free one.",
 		}),
 		incoming(Field{
 			Path: "on_concurrent_steal", kind: kindText, Enum: []string{"abort", "override", "continue"}, Default: "abort",
 			Env:  []string{"MIRRORD_OPERATOR_ON_CONCURRENT_STEAL"},
 			bind: atText(func(c *Config) *ConcurrentSteal { return &c.Feature.Network.Incoming.OnConcurrentSteal }),
-			Doc:  "What to do when another session steals the same port: abort and continue go on without it, override takes it. Without an operator it is abort.",
+			Doc:  "What to do when another session steals the same port: abort ends the session, continue goes on and takes the port when it is free, override takes it at once. Without an operator it is continue.",
 		}),
 	}
 	for _, f := range httpFilterSchema() {

@@ -47,16 +47,18 @@ func rootFields() []Field {
 		},
 		{
 			Path: "skip_processes", kind: kindTexts, Env: []string{"MIRRORD_SKIP_PROCESSES"}, Flag: "--skip-processes",
-			bind: atList(func(c *Config) *[]string { return &c.SkipProcesses }), Status: Refused,
-			Note: "all processes below the command are part of the session, and so would be these", Doc: "Names of programs that run outside of the session.",
+			bind: atList(func(c *Config) *[]string { return &c.SkipProcesses }),
+			Doc:  "Names of programs that run outside of the session: their connections, listeners and lookups are the laptop's. What they start is inside, unless it is named too.",
 		},
 		{
-			Path: "skip_extra_build_tools", kind: kindTexts, Env: []string{"MIRRORD_SKIP_EXTRA_BUILD_TOOLS"}, Status: Refused,
-			Note: "all processes below the command are part of the session, and so would be these", Doc: "More build tools that run outside of the session.",
+			Path: "skip_extra_build_tools", kind: kindTexts, Env: []string{"MIRRORD_SKIP_EXTRA_BUILD_TOOLS"},
+			bind: atList(func(c *Config) *[]string { return &c.SkipExtraBuildTools }),
+			Doc:  "More build tools that run outside of the session, with skip_build_tools.",
 		},
 		{
-			Path: "skip_build_tools", kind: kindBool, Default: true, Env: []string{"MIRRORD_SKIP_BUILD_TOOLS"}, Status: Ignored, harmless: isFalse,
-			Note: "build tools below the command are part of the session too", Doc: "Run build tools outside of the session.",
+			Path: "skip_build_tools", kind: kindBool, Default: true, Env: []string{"MIRRORD_SKIP_BUILD_TOOLS"},
+			bind: at(func(c *Config) *bool { return &c.SkipBuildTools }),
+			Doc:  "Run compilers, linkers, git, go, cargo, dlv, air and the like outside of the session; the programs that they start are inside.",
 		},
 		{
 			Path: "use_proxy", kind: kindBool, Default: true, Env: []string{"MIRRORD_PROXY"}, Status: Refused, harmless: isTrue,

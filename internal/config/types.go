@@ -12,6 +12,9 @@ type Config struct {
 	AcceptInvalidCertificates *bool `json:"accept_invalid_certificates"`
 	// SkipProcesses are names of programs that run without interception.
 	SkipProcesses []string `json:"skip_processes"`
+	// SkipBuildTools adds those of the usual build tools, and of SkipExtraBuildTools.
+	SkipBuildTools      bool     `json:"skip_build_tools"`
+	SkipExtraBuildTools []string `json:"skip_extra_build_tools,omitempty"`
 	// Operator: true must use one, false never does, nil uses one that is there.
 	Operator *bool `json:"operator"`
 	// Profile is a reference as the user wrote it: "name", "namespace/name", or empty.
@@ -108,6 +111,8 @@ type Incoming struct {
 	Mode IncomingMode `json:"mode"`
 	// PortMapping pairs a local port with the target's port, [local, remote].
 	PortMapping [][2]uint16 `json:"port_mapping,omitempty"`
+	// ListenPorts pairs a port that the process asks for with the one that it gets on the laptop.
+	ListenPorts [][2]uint16 `json:"listen_ports,omitempty"`
 	// IgnorePorts are local ports that are never subscribed.
 	IgnorePorts []uint16 `json:"ignore_ports,omitempty"`
 	// Ports, when not nil, are the only remote ports that are subscribed.

@@ -52,6 +52,7 @@ func (a *accepting) end(e unix.Errno) {
 
 // wait blocks like the call.
 func (a *accepting) wait() {
+	defer a.watchDeath()()
 	timeout := a.on.timeout(unix.SO_RCVTIMEO)
 	for !a.try() {
 		if a.on.state() != tcpListen {
@@ -73,6 +74,27 @@ func (a *accepting) wait() {
 			a.on.close()
 			return
 		}
+	}
+}
+
+// watchDeath lets await end with the caller, whose listener is only then free for the next process: while we
+// hold a duplicate, the kernel keeps its port.
+func (c *call) watchDeath() (stop func()) {
+	fd, err := unix.PidfdOpen(c.tid(), pidfdThread)
+	if err == unix.EINVAL {
+		var leader int
+		if leader, err = processOf(c.tid()); err == nil {
+			fd, err = unix.PidfdOpen(leader, 0)
+		}
+	}
+	if err != nil {
+		return func() {} // await looks from time to time
+	}
+	died, unwatch := c.poller.readable(fd)
+	c.died = died
+	return func() {
+		unwatch()
+		_ = unix.Close(fd)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 type call struct {
 	*supervisor
 	n seccomp.Notification
+	// died, when not nil, is closed at the end of the caller: see watchDeath.
+	died <-chan struct{}
 }
 
 func (c *call) tid() int { return int(c.n.TID) }
@@ -118,6 +120,8 @@ func (c *call) await(ctx context.Context, ch <-chan struct{}, timeout time.Durat
 		case <-expiry:
 			return expired, 0
 		case <-ctx.Done():
+			return gone, 0
+		case <-c.died:
 			return gone, 0
 		case <-look.C:
 		}

@@ -59,7 +59,7 @@ func (c *call) connect() {
 	}
 	switch v, errno := c.route(s, dst); {
 	case v == Local:
-		c.connectLocal(s)
+		c.connectLocal(s, dst)
 	case v == Refuse:
 		s.close()
 		c.fail(errno)
@@ -68,12 +68,22 @@ func (c *call) connect() {
 	case s.isUDP():
 		c.connectUDP(s, dst, v)
 	default:
-		c.connectTCP(s, dst, v)
+		c.connectTCP(s, dst, v, netip.AddrPort{})
 	}
 }
 
-// connectLocal lets a socket go where the laptop's kernel takes it.
-func (c *call) connectLocal(s *socket) {
+// connectLocal lets a socket go where the laptop's kernel takes it; to a port that the child has elsewhere,
+// we take it.
+func (c *call) connectLocal(s *socket, dst netip.AddrPort) {
+	if a := dst.Addr(); s.isTCP() && !s.foreign && (a.IsLoopback() || a.IsUnspecified()) {
+		if port, moved := c.bindings.port(dst.Port()); moved && !c.outside() {
+			if a.IsUnspecified() {
+				a = loopbackLike(a)
+			}
+			c.connectTCP(s, dst, Remote, netip.AddrPortFrom(a, port))
+			return
+		}
+	}
 	if s.isUDP() && c.udp.disconnected(s.cookie) {
 		// The kernel would keep loopback as the source.
 		s.disconnect()
@@ -97,8 +107,8 @@ func (c *call) disconnect() {
 	c.pass()
 }
 
-// connectTCP takes over the socket.
-func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict) {
+// connectTCP takes over the socket. A valid near address is dialled on the laptop instead of the destination.
+func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict, near netip.AddrPort) {
 	if a, ok := c.outgoing.get(s.cookie); ok {
 		c.connectAgain(s, a)
 		return
@@ -120,7 +130,7 @@ func (c *call) connectTCP(s *socket, dst netip.AddrPort, v Verdict) {
 
 	ctx, cancel := context.WithCancel(c.ctx)
 	a := &attempt{dst: dst, cancel: cancel, settled: make(chan struct{})}
-	d := &dial{call: c, socket: s, attempt: a, ctx: ctx, resolve: v == Resolve}
+	d := &dial{call: c, socket: s, attempt: a, ctx: ctx, resolve: v == Resolve, near: near}
 	c.outgoing.add(s.cookie, a)
 	var started bool
 	if !s.isMPTCP() && s.nonblocking() {

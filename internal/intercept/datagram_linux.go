@@ -24,6 +24,7 @@ import (
 type datagrams struct {
 	mu       sync.Mutex
 	bySocket map[uint64]*datagramSocket
+	own      map[uint64]time.Time // the child's sockets that were bound or met on loopback, by inode
 
 	relays atomic.Int64
 }

@@ -20,6 +20,7 @@ type dial struct {
 	attempt *attempt
 	ctx     context.Context
 	resolve bool
+	near    netip.AddrPort // on the laptop, to be dialled instead
 
 	limbo *limbo
 	child netip.AddrPort // the socket's address in the limbo
@@ -54,7 +55,11 @@ func (d *dial) forget() {
 
 // dialTarget blocks for the far side's answer. A name server is in this process.
 func (d *dial) dialTarget() {
-	if !d.resolve {
+	switch {
+	case d.resolve:
+	case d.near.IsValid():
+		d.conn, d.err = d.dialPlain(d.ctx, d.near)
+	default:
 		d.conn, d.err = d.network.DialTCP(d.ctx, d.attempt.dst)
 	}
 }

@@ -53,7 +53,10 @@ type fakeTarget struct {
 	mu        sync.Mutex
 	listening []netip.AddrPort
 	onListen  func(netip.AddrPort)
-	sockets   int // UDP sockets open at the target
+	onBind    func(netip.AddrPort) Binding
+	loopback  bool     // goes to the target too
+	moved     []string // what Moved said
+	sockets   int      // UDP sockets open at the target
 }
 
 func (n *fakeTarget) Route(p Protocol, dst netip.AddrPort) (Verdict, error) {
@@ -63,6 +66,8 @@ func (n *fakeTarget) Route(p Protocol, dst netip.AddrPort) (Verdict, error) {
 	switch {
 	case dst.Port() == 53:
 		return Resolve, nil
+	case n.loopback && dst.Addr().IsLoopback():
+		return Remote, nil
 	case dst.Addr().String() == "198.51.100.66":
 		return Refuse, syscall.EPERM
 	case slices.ContainsFunc(targetPrefixes, func(p netip.Prefix) bool { return p.Contains(dst.Addr()) }):

@@ -160,7 +160,8 @@ func (in *incoming) close() {
 
 // dialChild connects to a listener for a client.
 func (s *supervisor) dialChild(ctx context.Context, listener, client netip.AddrPort) (Conn, error) {
-	listener = netip.AddrPortFrom(listener.Addr().Unmap(), listener.Port())
+	port, _ := s.bindings.port(listener.Port())
+	listener = netip.AddrPortFrom(listener.Addr().Unmap(), port)
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
 	dst := listener
 	if a := listener.Addr(); a.IsUnspecified() {

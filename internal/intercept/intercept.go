@@ -125,11 +125,39 @@ type Network interface {
 	// Exchange answers one DNS message that was sent to server. Stream says that it came
 	// over TCP. An error leaves the query unanswered.
 	Exchange(ctx context.Context, stream bool, server netip.AddrPort, query []byte) ([]byte, error)
-	// Listening says that the child listens on a TCP address, as bound: the address may
+	// Bind decides about a TCP port that the child asks for; requested has one. It must not block.
+	Bind(requested netip.AddrPort) Binding
+	// Moved says that the child was given another port than requested, and thinks that it has that one;
+	// or, with a [Binding] to the port of actual, that it was refused it. The reason is EADDRINUSE or EACCES. It must
+	// not block.
+	Moved(requested netip.AddrPort, actual uint16, reason error)
+	// Listening says that the child listens on a TCP address, as it asked for it: the address may
 	// be unspecified. It is called before the child's listen returns, and must not block
 	// for longer than the child may wait. Called again for each further listener on the
 	// same address.
 	Listening(addr netip.AddrPort)
+}
+
+// Binding is where a port of the child is opened on the laptop. The zero value leaves it to the kernel,
+// as without interception.
+type Binding struct {
+	// Port is the one that is opened; if it can't be, the child's bind fails. 0 is the requested one.
+	Port uint16
+	// Elsewhere takes any free port when the requested one is taken by others than the child, or may not be opened.
+	Elsewhere bool
+}
+
+// Program is what a process of the child's tree runs at the moment. What can't be known is empty.
+type Program interface {
+	// File is the path of the executable; of a script, that of its interpreter.
+	File() string
+	// Name is the process's own: the first 15 bytes of the program's or script's file name, unless the process
+	// has changed it.
+	Name() string
+	// Args are the command line, with the program's name.
+	Args() []string
+	// Environ is the environment that the program was started with.
+	Environ() []string
 }
 
 // Options are what [Start] runs.
@@ -148,6 +176,13 @@ type Options struct {
 	// TranslatePeers makes the child see the real client of a connection that
 	// [Process.DialChild] delivered, in accept and getpeername.
 	TranslatePeers bool
+	// Outside says that a process is not part of the session: it connects, listens and looks names up as if
+	// there were none. What it starts is asked about for itself. It is called for most calls of the child,
+	// several at once. Nil: all processes are inside.
+	Outside func(Program) bool
+	// OwnPort says that a TCP address, on which a process wants to listen or to which it connects on loopback, is
+	// the laptop's whatever the network says: a debugger's. Nil: none is.
+	OwnPort func(Program, netip.AddrPort) bool
 	// Hostname is what uname(2), and so gethostname(3), tells the child; longer than 64 bytes it
 	// is cut, as the kernel has no longer ones. Empty leaves the laptop's.
 	Hostname string
@@ -164,7 +199,7 @@ type Process interface {
 	// Wait blocks until the child has exited and returns its state. Calls of
 	// grandchildren that still run are served until Close.
 	Wait() (*os.ProcessState, error)
-	// DialChild connects to a listener of the child as if from peer: the child that asks
+	// DialChild connects to a listener of the child, by the address of [Network.Listening], as if from peer: the child that asks
 	// for the connection's peer is told that address. An error wraps ECONNREFUSED when
 	// nobody listens there any more.
 	DialChild(ctx context.Context, listener, peer netip.AddrPort) (Conn, error)

@@ -39,6 +39,13 @@ func (c *call) listen() {
 	}
 	only6, _ := unix.GetsockoptInt(s.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
 	c.incoming.listens(addr, only6 != 0)
+	asked, _ := c.bindings.requested(addr.Port())
+	addr = netip.AddrPortFrom(addr.Addr(), asked)
+	if c.outside() || c.isOwnPort(addr) {
+		c.bindings.keep(asked)
+		c.ret(0)
+		return
+	}
 	if !c.spawn(func() { c.announce(addr) }) {
 		c.ret(0)
 	}

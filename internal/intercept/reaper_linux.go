@@ -39,6 +39,7 @@ func (p *process) sweep() {
 			p.outgoing.expire(now)
 			p.incoming.expire(now)
 			p.udp.expire(p.log, now, p.times.idle)
+			p.udp.forgetClosed(now)
 			p.tasks.forgetDead()
 			p.reap()
 		}

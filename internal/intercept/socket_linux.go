@@ -103,13 +103,16 @@ func (s *socket) isRaw() bool {
 // route decides about a destination. A socket that must not reach it, because we can't
 // carry what it sends, gets Refuse.
 func (c *call) route(s *socket, dst netip.AddrPort) (Verdict, unix.Errno) {
+	if c.outside() {
+		return Local, 0
+	}
 	p := UDP
 	if s.kind == unix.SOCK_STREAM {
 		p = TCP
 	}
 	v, err := c.network.Route(p, dst)
 	switch {
-	case v == Local:
+	case v == Local || v == Remote && dst.Addr().IsLoopback() && c.isOwn(s, dst):
 		return Local, 0
 	case v == Refuse:
 		return Refuse, errnoOf(err)
@@ -124,6 +127,18 @@ func (c *call) route(s *socket, dst netip.AddrPort) (Verdict, unix.Errno) {
 		return Refuse, unix.EPROTONOSUPPORT
 	}
 	return v, 0
+}
+
+// isOwn says whether a loopback address is the child's own, or of a tool of the laptop.
+func (c *call) isOwn(s *socket, dst netip.AddrPort) bool {
+	switch {
+	case s.isTCP():
+		return c.bindings.isKept(dst.Port()) || c.isOwnPort(dst)
+	case s.isUDP() && !s.foreign:
+		c.udp.noteOwn(s)
+		return c.udp.isOwn(dst)
+	}
+	return false
 }
 
 func (s *socket) nonblocking() bool {

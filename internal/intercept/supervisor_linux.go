@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,8 @@ type supervisor struct {
 	translate bool
 	files     *FileServer // nil leaves all files alone
 	hostname  string      // that uname(2) shows; empty for the laptop's
+	isOutside func(Program) bool
+	ownPort   func(Program, netip.AddrPort) bool
 	times     times
 
 	ctx      context.Context // ends with the interception
@@ -36,6 +39,7 @@ type supervisor struct {
 	limbos   limbos
 	outgoing outgoing
 	incoming incoming
+	bindings bindings
 	udp      datagrams
 	unix     unixNames
 	queries  chan struct{} // bounds the DNS queries under way
@@ -69,6 +73,7 @@ func newSupervisor(ctx context.Context, log *slog.Logger, o Options, t times) (*
 	}
 	s := &supervisor{
 		log: log, network: o.Network, translate: o.TranslatePeers, files: o.Files, hostname: o.Hostname, times: t, netns: netns,
+		isOutside: o.Outside, ownPort: o.OwnPort,
 		queries: make(chan struct{}, maxQueries),
 	}
 	if s.poller, err = newPoller(); err != nil {
@@ -148,6 +153,10 @@ func (c *call) dispatch() {
 		c.socketError()
 	case unix.SYS_GETPEERNAME:
 		c.getpeername()
+	case unix.SYS_BIND:
+		c.bind()
+	case unix.SYS_GETSOCKNAME:
+		c.getsockname()
 	case unix.SYS_LISTEN:
 		c.listen()
 	case unix.SYS_ACCEPT, unix.SYS_ACCEPT4:

@@ -39,7 +39,12 @@ func fileRules(cfg *config.Config, path, dir string, environ []string, names boo
 	for _, name := range broughtVariables {
 		laptop.Local = append(laptop.Local, absolute(valueOf(environ, name))...)
 	}
-	return filemode.Compile(cfg.Feature.FS, nil, laptop)
+	fs := cfg.Feature.FS
+	return filemode.Compile(filemode.Settings{
+		Mode:      filemode.Mode(fs.Mode),
+		ReadWrite: fs.ReadWrite, ReadOnly: fs.ReadOnly, Local: fs.Local, NotFound: fs.NotFound,
+		Mapping: fs.Mapping,
+	}, nil, laptop)
 }
 
 // absolute are the absolute paths of a list as in PATH. The few that are no directories of programs, such as /, say nothing.

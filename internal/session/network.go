@@ -24,6 +24,7 @@ type network struct {
 	ports    *incoming.Ports
 	observer Observer
 	fellBack fellBack
+	moved    movedPorts
 }
 
 var _ intercept.Network = (*network)(nil)

@@ -15,6 +15,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/envvars"
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/program"
 	"github.com/mirrord-go/mirrord/internal/session/route"
 	"github.com/mirrord-go/mirrord/internal/session/tlsdelivery"
 )
@@ -147,6 +148,15 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+func variable(environ []string, name string) (value string) {
+	for _, v := range environ {
+		if is, ok := strings.CutPrefix(v, name+"="); ok {
+			value = is // the last counts, as for os/exec
+		}
+	}
+	return value
 }
 
 // Config is the plan's configuration.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
+	"github.com/mirrord-go/mirrord/internal/session/incoming"
 	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
@@ -103,12 +104,19 @@ func (s *session) follow(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			s.overErr = err
-			close(s.over)
+			s.end(err)
 			return
 		}
 		s.arrange(ctx, u)
 	}
+}
+
+// end says why the session is over. The first reason counts.
+func (s *session) end(why error) {
+	s.ending.Do(func() {
+		s.overErr = why
+		close(s.over)
+	})
 }
 
 // arrange makes the posts what the list says, and returns the new ones.
@@ -338,7 +346,23 @@ func (s *session) refused(name string, sub wire.Subscribe, err error) {
 }
 
 func (s *session) notice(n wire.Notice) {
+	if n.Refused && s.o.AbortRefused {
+		s.end(&AbortError{Text: n.Text, Otherwise: "without --abort-on-refusal, only the call fails"})
+		return
+	}
 	s.o.Observer.Event(Event{Kind: "notice", Warning: n.Level != "info", Text: n.Text, Port: n.Port})
+}
+
+// reported passes on what became of a port that the process listens on.
+func (s *session) reported(e incoming.Event, said Event) {
+	if s.o.AbortTaken && e.Kind == incoming.Failed && errors.Is(e.Err, syscall.EADDRINUSE) {
+		s.end(&AbortError{
+			Text:      fmt.Sprintf("port %d of the target can't be taken: %v", e.Remote, e.Err),
+			Otherwise: `with "on_concurrent_steal" "continue", the session goes on without the port until it is free, and "override" takes it`,
+		})
+		return
+	}
+	s.o.Observer.Event(said)
 }
 
 func (s *session) incoming(ctx context.Context, st tunnel.Stream, in wire.Incoming) {

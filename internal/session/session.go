@@ -80,7 +80,7 @@ type Observer interface {
 
 // Event is something that happens while the process runs.
 type Event struct {
-	// Kind is one of port-subscribed, port-failed, port-given-back, notice, pod-joined,
+	// Kind is one of port-subscribed, port-failed, port-given-back, port-moved, notice, pod-joined,
 	// pod-left, waiting, tunnel-paused, tunnel-resumed, tunnel-lost, interrupted.
 	Kind string
 	// Warning is false for mere information.
@@ -102,6 +102,12 @@ type Options struct {
 	Attachments Attachments
 	// Stdin, Stdout and Stderr are the process's.
 	Stdin, Stdout, Stderr *os.File
+	// AbortTaken says that the session ends when the process listens on a port whose connections
+	// another session takes; without it, the session goes on, and gets the port later.
+	AbortTaken bool
+	// AbortRefused says that the session ends when a policy refuses something to it; without it,
+	// only the call fails.
+	AbortRefused bool
 	// Signals are passed on to the process; nil passes on none.
 	Signals *Signals
 	// Observer may be nil.
@@ -127,6 +133,9 @@ type LostError struct{ Cause error }
 func (e *LostError) Error() string {
 	if ended, ok := errors.AsType[*EndedError](e.Cause); ok {
 		return ended.Error()
+	}
+	if abort, ok := errors.AsType[*AbortError](e.Cause); ok {
+		return abort.Error()
 	}
 	return fmt.Sprintf("the connection to the target was lost: %v", e.Cause)
 }
@@ -159,6 +168,15 @@ func (e *CapabilityError) Hint() string {
 	}
 	return fmt.Sprintf("\"agent.disabled_capabilities\" takes %s from the agent: give back what it lacks, or %s.", strings.Join(e.Disabled, ", "), e.Otherwise)
 }
+
+// AbortError says that the session ended because the user wants it to in this case.
+type AbortError struct {
+	// Text is what happened, Otherwise how the session would go on.
+	Text, Otherwise string
+}
+
+// Error says what happened.
+func (e *AbortError) Error() string { return e.Text }
 
 // Run runs one session to its end. It blocks until the process has exited and everything
 // has been cleaned up, which takes a few seconds at most. The end of ctx ends the process.
@@ -212,6 +230,7 @@ type session struct {
 
 	stop    context.CancelFunc // ends what follows the attachments
 	workers sync.WaitGroup
+	ending  sync.Once
 	over    chan struct{} // closed when overErr is set
 	overErr error
 
@@ -309,6 +328,9 @@ func (s *session) incapable(problem string, err error, otherwise string) *Capabi
 
 // chosen says whether the process left a port to the kernel. In doubt it did not.
 func (s *session) chosen(listener netip.AddrPort) bool {
+	if s.net.moved.has(listener.Port()) {
+		return false // it was asked for, and is elsewhere
+	}
 	yes, err := autoport.Chosen(listener)
 	if err != nil {
 		s.log.Debug("it is unknown whether a port was asked for", "listener", listener, "error", err)
@@ -370,7 +392,8 @@ func (s *session) launch(ctx context.Context, env []string) (err error) {
 		Network:        s.net,
 		Files:          s.served,
 		TranslatePeers: p.config.Feature.Network.Incoming.Mode != config.IncomingOff,
-		Hostname:       s.hostname,
+		Outside:        p.outside(), OwnPort: p.debuggers.Owns,
+		Hostname: s.hostname,
 	})
 	if errors.Is(err, syscall.ENOEXEC) {
 		return &CommandError{Name: p.args[0], Code: ExitNotExecutable, Err: err}

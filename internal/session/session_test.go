@@ -178,6 +178,8 @@ type run struct {
 	observer *observer
 	out      *bytes.Buffer
 
+	abortTaken, abortRefused bool
+
 	mu    sync.Mutex
 	child *process
 }
@@ -219,7 +221,7 @@ func (r *run) run(ctx context.Context, args ...string) (session.ExitStatus, erro
 	r.agent = &agent{t: r.t, id: agentID, client: id.Fingerprint(), script: r.script}
 	return session.RunWith(ctx, quiet(), session.Options{
 		Plan: plan, ID: "s1", Build: "test", Identity: id, Attachments: session.Single(session.Attachment{Name: "pod", Pod: "shop-1", Agent: r.agent}),
-		Signals: r.signals, Observer: r.observer,
+		Signals: r.signals, Observer: r.observer, AbortTaken: r.abortTaken, AbortRefused: r.abortRefused,
 	}, r.start)
 }
 

@@ -55,10 +55,11 @@ func (s *session) drain(ctx context.Context) {
 // lost tells the user, in one line, why the session is over.
 func (s *session) lost() error {
 	err := &LostError{Cause: s.overErr}
-	s.o.Observer.Event(Event{
-		Kind: "tunnel-lost", Warning: true,
-		Text: err.Error() + "; ending the local process, which has no network without it",
-	})
+	text := err.Error() + "; ending the local process, which has no network without it"
+	if abort, ok := errors.AsType[*AbortError](s.overErr); ok {
+		text = abort.Text + "; ending the local process (" + abort.Otherwise + ")"
+	}
+	s.o.Observer.Event(Event{Kind: "tunnel-lost", Warning: true, Text: text})
 	return err
 }
 

@@ -12,7 +12,7 @@ import (
 // Filter says which calls are intercepted. The zero value intercepts what outgoing traffic
 // and listening need:
 //
-//   - always: connect, listen, getpeername, sendmsg, sendmmsg, recvmsg, recvmmsg
+//   - always: connect, bind, listen, getpeername, sendmsg, sendmmsg, recvmsg, recvmmsg
 //   - sendto and recvfrom with an address; getsockopt(SOL_SOCKET, SO_ERROR)
 //
 // Without asking it refuses with ENOSYS what would pass unseen: io_uring_setup, since no
@@ -24,7 +24,7 @@ import (
 // not dumpable can't be read, and for binding a socket to a device, since traffic that goes
 // elsewhere does not leave through that device.
 type Filter struct {
-	// Accept intercepts accept and accept4 with an address.
+	// Accept intercepts accept and accept4 with an address, and getsockname.
 	Accept bool
 	// Hostname intercepts uname.
 	Hostname bool
@@ -52,7 +52,7 @@ func (f Filter) program() ([]unix.SockFilter, error) {
 	b.refuseForeign()
 
 	for _, nr := range []uint32{
-		unix.SYS_CONNECT, unix.SYS_LISTEN, unix.SYS_GETPEERNAME,
+		unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_GETPEERNAME,
 		unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_RECVMSG, unix.SYS_RECVMMSG,
 	} {
 		b.on(nr, notify)
@@ -62,6 +62,7 @@ func (f Filter) program() ([]unix.SockFilter, error) {
 	if f.Accept {
 		b.onPointer(unix.SYS_ACCEPT, 1, notify)
 		b.onPointer(unix.SYS_ACCEPT4, 1, notify)
+		b.on(unix.SYS_GETSOCKNAME, notify)
 	}
 	if f.Hostname {
 		b.on(unix.SYS_UNAME, notify)

@@ -54,6 +54,9 @@ func TestFilter(t *testing.T) {
 	}{
 		{"connect", Filter{}, call{unix.SYS_CONNECT, nil}, notify},
 		{"listen", Filter{}, call{unix.SYS_LISTEN, nil}, notify},
+		{"bind", Filter{}, call{unix.SYS_BIND, nil}, notify},
+		{"getsockname unasked", Filter{}, call{unix.SYS_GETSOCKNAME, nil}, allow},
+		{"getsockname", Filter{Accept: true}, call{unix.SYS_GETSOCKNAME, nil}, notify},
 		{"recvmmsg", Filter{}, call{unix.SYS_RECVMMSG, nil}, notify},
 		{"read", Filter{}, call{unix.SYS_READ, nil}, allow},
 		{"sendto without address", Filter{}, call{unix.SYS_SENDTO, []uint64{3, 1, 1, 0, 0, 0}}, allow},

@@ -234,6 +234,19 @@ func (p *Ports) Remote(listener netip.AddrPort) (uint16, bool) {
 	return remote, true
 }
 
+// ListenPort is where the configuration wants a port of the process on the laptop, if it says so.
+func (p *Ports) ListenPort(requested uint16) (actual uint16, ok bool) {
+	if p.mode == 0 {
+		return 0, false
+	}
+	for _, pair := range p.opts.Config.ListenPorts {
+		if pair[0] == requested {
+			return pair[1], true
+		}
+	}
+	return 0, false
+}
+
 // Listening takes the port that a listener of the process stands for. It blocks until the
 // agent has taken it, failed, or a few seconds have passed.
 func (p *Ports) Listening(listener netip.AddrPort) {

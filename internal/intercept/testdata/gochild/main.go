@@ -20,6 +20,7 @@ func main() {
 	commands := map[string]func([]string) error{
 		"tcp": tcp, "udp": udp, "dns": dns, "many": many, "serve": serve, "daemon": daemon,
 		"idle": idle, "limits": limits, "burst": burst,
+		"run": run, "exec": become,
 		"hostname": hostname, "badname": badName,
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
@@ -212,6 +213,16 @@ func limits([]string) error {
 	cmd.Stdout = os.Stdout
 	return cmd.Run()
 }
+
+// run COMMAND...: as go run does.
+func run(args []string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// become COMMAND...: in place of this program.
+func become(args []string) error { return syscall.Exec(args[0], args, os.Environ()) }
 
 // hostname prints it.
 func hostname([]string) error {

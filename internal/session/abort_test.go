@@ -1,0 +1,82 @@
+package session_test
+
+import (
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
+)
+
+// TestAbort: what the user wants to be the end of the session is, with the reason and how it would
+// go on; without the wish, the same is told and the process runs on.
+func TestAbort(t *testing.T) {
+	const taken, refused = "port 80 is stolen already, by session s-2 of bob", "a TCP connection to 10.0.0.1:80 is forbidden by policy strict"
+	for name, test := range map[string]struct {
+		taken, refused bool // the wishes
+		want           string
+	}{
+		"a port that is taken":         {true, false, taken + "; ending the local process (with \"on_concurrent_steal\" \"continue\""},
+		"what a policy refuses":        {false, true, refused + "; ending the local process (without --abort-on-refusal"},
+		"nothing of it ends a session": {false, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRun(t)
+			r.abortTaken, r.abortRefused = test.taken, test.refused
+			answer := r.script.Control
+			r.script.Control = func(m wire.Control) *wire.Result {
+				if m.Subscribe != nil {
+					return &wire.Result{Error: taken, Errno: wire.Errno(syscall.EADDRINUSE)}
+				}
+				return answer(m)
+			}
+			// A port that the process asked for: the kernel's choice stands for none of the target.
+			free, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = free.Close()
+			l, err := net.Listen("tcp", free.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				<-r.observer.started
+				if !test.refused {
+					r.network().Listening(l.Addr().(*net.TCPAddr).AddrPort())
+				}
+				if !test.taken {
+					r.agent.far().Say(wire.Control{Notice: &wire.Notice{Level: "warning", Text: refused, Refused: true}})
+				}
+				if test.want == "" {
+					for r.observer.heard("notice: "+refused) == 0 || r.observer.heard("port-failed: ") == 0 {
+						select {
+						case <-t.Context().Done():
+							return
+						case <-time.After(time.Millisecond):
+						}
+					}
+					_ = r.child.Process.Kill()
+				}
+			}()
+			status, err := r.run(t.Context(), "sleep", "60")
+			said := r.observer.all()
+			if test.want == "" {
+				if err != nil || status.Code != 128+int(syscall.SIGKILL) {
+					t.Errorf("the session ended with %+v, %v; the user was told %q", status, err, said)
+				}
+				return
+			}
+			if err == nil || !slices.ContainsFunc(said, func(s string) bool {
+				return strings.HasPrefix(s, "tunnel-lost: ") && strings.Contains(s, test.want)
+			}) {
+				t.Errorf("error %v; the user was told %q", err, said)
+			}
+			r.cleaned()
+		})
+	}
+}
