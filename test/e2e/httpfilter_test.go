@@ -287,6 +287,7 @@ func TestHTTPFilterOperator(t *testing.T) {
 	port := freePort(t)
 	s.deploy(t, web([]uint16{port}), "pod/web")
 	t.Run("sessions", func(t *testing.T) { testFilterSessions(t, s, port) })
+	t.Run("override", func(t *testing.T) { testOverride(t, s, port) })
 	t.Run("policies", func(t *testing.T) { testFilterPolicies(t, s, port) })
 }
 
@@ -333,6 +334,39 @@ func testFilterSessions(t *testing.T, s *stage, port uint16) {
 	check("X-User: bob", "bob")
 	bob.stop()
 	check("X-User: bob", "web")
+}
+
+// testOverride: a session with on_concurrent_steal takes the port from another one, which is
+// told by whom.
+func testOverride(t *testing.T, s *stage, port uint16) {
+	ip4, _ := s.ips(t, "web")
+	start := func(name, concurrent string, local uint16) *session {
+		config := s.incoming(object{"mode": "steal", "on_concurrent_steal": concurrent, "port_mapping": [][]uint16{{local, port}}})
+		config["operator"] = true
+		return s.start(t, run{config: config, command: laptop(name, local)})
+	}
+	answers := func(want string) {
+		t.Helper()
+		if a, err := (asked{path: "/"}).do(one(t, false), url(ip4, port)); err != nil || a.Name != want {
+			t.Errorf("answered by %s, not by %s: %v", a.Name, want, err)
+		}
+	}
+	first := start("first", "abort", freePort(t))
+	first.subscribed(port)
+	answers("first")
+	late := start("late", "continue", freePort(t))
+	late.event("the port was refused", func(l progress.Line) bool { return l.Event == "port-failed" && l.Port == port })
+	answers("first")
+	late.stop()
+	second := start("second", "override", freePort(t))
+	second.subscribed(port)
+	answers("second")
+	first.event("the port was lost", func(l progress.Line) bool {
+		return l.Level == "warning" && strings.Contains(l.Text, "and this session has it no more")
+	})
+	second.stop()
+	first.stop()
+	answers("web")
 }
 
 // testFilterPolicies: a policy that says what header a filter must be about.
