@@ -3,8 +3,6 @@ package filemode
 import (
 	"path"
 	"strings"
-
-	"github.com/mirrord-go/mirrord/internal/config"
 )
 
 // builtIn looks a path up in the lists that are built in. They say which files a program brings along: its libraries and interpreters, the
@@ -22,7 +20,7 @@ func (r *Rules) builtIn(name string) Place {
 	if under(name, "/etc/ssl/certs") {
 		return ReadOnly
 	}
-	if r.mode == config.FSLocalWithOverrides {
+	if r.mode == Overrides {
 		return Local
 	}
 	if home := r.laptop.Home; home != "" && home != "/" && under(name, home) {

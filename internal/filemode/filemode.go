@@ -11,9 +11,31 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/mirrord-go/mirrord/internal/config"
 )
+
+// Mode is what holds for files that no list names.
+type Mode string
+
+// The modes, as the configuration spells them. The zero value leaves all local, as Off does.
+const (
+	// Read reads files of the target, and writes those of the laptop.
+	Read Mode = "read"
+	// Write reads and writes files of the target.
+	Write Mode = "write"
+	// Off leaves all files local, and the lists aside.
+	Off Mode = "local"
+	// Overrides leaves files local but for those that the lists name.
+	Overrides Mode = "localwithoverrides"
+)
+
+// Settings are the user's. The lists and the keys of Mapping are regular expressions without regard to case.
+type Settings struct {
+	Mode Mode
+	// ReadWrite, ReadOnly, Local and NotFound say where the files are that they match; the first list that does counts.
+	ReadWrite, ReadOnly, Local, NotFound []string
+	// Mapping replaces paths before all else; $1 in a value is what a group of its key matched.
+	Mapping map[string]string
+}
 
 // Place is where a file is.
 type Place uint8
@@ -55,7 +77,7 @@ type Laptop struct {
 
 // Rules decide. They are immutable and may be used from many goroutines. The zero value leaves all local.
 type Rules struct {
-	mode     config.FSMode
+	mode     Mode
 	mapping  []mapping
 	lists    []list // in their order
 	policies []policy
@@ -77,7 +99,7 @@ type list struct {
 type policy struct{ readOnly, local, notFound []*regexp.Regexp }
 
 // Compile makes rules of a configuration.
-func Compile(fs config.FS, policies []Policy, laptop Laptop) (*Rules, error) {
+func Compile(fs Settings, policies []Policy, laptop Laptop) (*Rules, error) {
 	r := &Rules{mode: fs.Mode, laptop: laptop}
 	r.local, r.above = laptop.brought()
 	for _, l := range []struct {
@@ -138,7 +160,7 @@ func compile(patterns []string) ([]*regexp.Regexp, error) {
 }
 
 // Active says whether any file can be the target's: otherwise no call needs to be looked at.
-func (r *Rules) Active() bool { return r != nil && r.mode != "" && r.mode != config.FSLocal }
+func (r *Rules) Active() bool { return r != nil && r.mode != "" && r.mode != Off }
 
 // Decide says where the file at an absolute path is, and the path that it has there: the given one, made clean, unless the mapping says otherwise. Write says that
 // the file is to be created, changed or opened for writing; a place is then never ReadOnly.
@@ -150,7 +172,7 @@ func (r *Rules) Decide(name string, write bool) (Place, string) {
 	mapped := r.mapped(clean)
 	place := r.judge(mapped)
 	if place == ReadOnly && write {
-		// Upstream's rule: what can't be written in the target is written on the laptop.
+		// As the public mirrord has it: what can't be written in the target is written on the laptop.
 		place = Local
 	}
 	return place, mapped
@@ -188,8 +210,8 @@ func (r *Rules) judge(name string) Place {
 		place = r.builtIn(name)
 	}
 	if place == 0 {
-		place = map[config.FSMode]Place{
-			config.FSRead: ReadOnly, config.FSWrite: ReadWrite, config.FSLocalWithOverrides: Local,
+		place = map[Mode]Place{
+			Read: ReadOnly, Write: ReadWrite, Overrides: Local,
 		}[r.mode]
 	}
 	if place == ReadWrite && readOnly {

@@ -2,19 +2,17 @@ package filemode
 
 import (
 	"testing"
-
-	"github.com/mirrord-go/mirrord/internal/config"
 )
 
 func TestDecide(t *testing.T) {
 	laptop := Laptop{Home: "/home/dev", Dir: "/data/shop", Program: "/srv/tools/bin", Local: []string{"/cache/go"}, Names: true}
 	const (
-		read  = config.FSRead
-		write = config.FSWrite
+		read  = Read
+		write = Write
 	)
 	tests := []struct {
 		name   string
-		fs     config.FS
+		fs     Settings
 		laptop Laptop
 		policy []Policy
 		path   string
@@ -22,54 +20,54 @@ func TestDecide(t *testing.T) {
 		want   Place
 		at     string // when the mapping changed it
 	}{
-		{name: "read", fs: config.FS{Mode: read}, path: "/app/config.yaml", want: ReadOnly},
-		{name: "read, for writing", fs: config.FS{Mode: read}, path: "/app/config.yaml", write: true, want: Local},
-		{name: "write", fs: config.FS{Mode: write}, path: "/app/config.yaml", write: true, want: ReadWrite},
-		{name: "local", fs: config.FS{Mode: config.FSLocal, ReadOnly: []string{"/app"}}, path: "/app/x", want: Local},
+		{name: "read", fs: Settings{Mode: read}, path: "/app/config.yaml", want: ReadOnly},
+		{name: "read, for writing", fs: Settings{Mode: read}, path: "/app/config.yaml", write: true, want: Local},
+		{name: "write", fs: Settings{Mode: write}, path: "/app/config.yaml", write: true, want: ReadWrite},
+		{name: "local", fs: Settings{Mode: Off, ReadOnly: []string{"/app"}}, path: "/app/x", want: Local},
 		{name: "zero", path: "/app/x", want: Local},
-		{name: "overrides: the rest", fs: config.FS{Mode: config.FSLocalWithOverrides}, path: "/app/x", want: Local},
-		{name: "overrides: names", fs: config.FS{Mode: config.FSLocalWithOverrides}, path: "/etc/resolv.conf", want: ReadOnly},
-		{name: "overrides: certificates", fs: config.FS{Mode: config.FSLocalWithOverrides}, path: "/etc/ssl/certs/ca.pem", want: ReadOnly},
-		{name: "overrides: list", fs: config.FS{Mode: config.FSLocalWithOverrides, ReadWrite: []string{"^/app/"}}, path: "/app/x", write: true, want: ReadWrite},
-		{name: "names on the laptop", fs: config.FS{Mode: read}, laptop: Laptop{Dir: "/x"}, path: "/etc/hosts", want: Local},
-		{name: "read_write before read_only", fs: config.FS{Mode: read, ReadWrite: []string{"/a"}, ReadOnly: []string{"/a"}}, path: "/a", write: true, want: ReadWrite},
-		{name: "read_only before local", fs: config.FS{Mode: read, ReadOnly: []string{"/usr/x"}, Local: []string{"/usr"}}, path: "/usr/x", want: ReadOnly},
-		{name: "local before not_found", fs: config.FS{Mode: read, Local: []string{"/a"}, NotFound: []string{"/a"}}, path: "/a", want: Local},
-		{name: "not_found", fs: config.FS{Mode: read, NotFound: []string{`\.ENV$`}}, path: "/data/shop/.env", want: NotFound},
-		{name: "not_found, for writing", fs: config.FS{Mode: read, NotFound: []string{`\.env$`}}, path: "/data/shop/.env", write: true, want: NotFound},
-		{name: "a list before those built in", fs: config.FS{Mode: read, ReadOnly: []string{"^/tmp/shared"}}, path: "/tmp/shared/x", want: ReadOnly},
-		{name: "mapping first", fs: config.FS{Mode: read, Mapping: map[string]string{"^/data/shop/etc/(.*)": "/etc/shop/$1"}, ReadOnly: []string{"^/etc/shop"}}, path: "/data/shop/etc/a", want: ReadOnly, at: "/etc/shop/a"},
-		{name: "mapping to the laptop", fs: config.FS{Mode: read, Mapping: map[string]string{"^/app": "/data/shop"}}, path: "/app/a", want: Local, at: "/data/shop/a"},
-		{name: "not clean", fs: config.FS{Mode: read}, path: "/app/../etc//./resolv.conf", want: ReadOnly, at: "/etc/resolv.conf"},
-		{name: "not absolute", fs: config.FS{Mode: write}, path: "x", want: Local},
+		{name: "overrides: the rest", fs: Settings{Mode: Overrides}, path: "/app/x", want: Local},
+		{name: "overrides: names", fs: Settings{Mode: Overrides}, path: "/etc/resolv.conf", want: ReadOnly},
+		{name: "overrides: certificates", fs: Settings{Mode: Overrides}, path: "/etc/ssl/certs/ca.pem", want: ReadOnly},
+		{name: "overrides: list", fs: Settings{Mode: Overrides, ReadWrite: []string{"^/app/"}}, path: "/app/x", write: true, want: ReadWrite},
+		{name: "names on the laptop", fs: Settings{Mode: read}, laptop: Laptop{Dir: "/x"}, path: "/etc/hosts", want: Local},
+		{name: "read_write before read_only", fs: Settings{Mode: read, ReadWrite: []string{"/a"}, ReadOnly: []string{"/a"}}, path: "/a", write: true, want: ReadWrite},
+		{name: "read_only before local", fs: Settings{Mode: read, ReadOnly: []string{"/usr/x"}, Local: []string{"/usr"}}, path: "/usr/x", want: ReadOnly},
+		{name: "local before not_found", fs: Settings{Mode: read, Local: []string{"/a"}, NotFound: []string{"/a"}}, path: "/a", want: Local},
+		{name: "not_found", fs: Settings{Mode: read, NotFound: []string{`\.ENV$`}}, path: "/data/shop/.env", want: NotFound},
+		{name: "not_found, for writing", fs: Settings{Mode: read, NotFound: []string{`\.env$`}}, path: "/data/shop/.env", write: true, want: NotFound},
+		{name: "a list before those built in", fs: Settings{Mode: read, ReadOnly: []string{"^/tmp/shared"}}, path: "/tmp/shared/x", want: ReadOnly},
+		{name: "mapping first", fs: Settings{Mode: read, Mapping: map[string]string{"^/data/shop/etc/(.*)": "/etc/shop/$1"}, ReadOnly: []string{"^/etc/shop"}}, path: "/data/shop/etc/a", want: ReadOnly, at: "/etc/shop/a"},
+		{name: "mapping to the laptop", fs: Settings{Mode: read, Mapping: map[string]string{"^/app": "/data/shop"}}, path: "/app/a", want: Local, at: "/data/shop/a"},
+		{name: "not clean", fs: Settings{Mode: read}, path: "/app/../etc//./resolv.conf", want: ReadOnly, at: "/etc/resolv.conf"},
+		{name: "not absolute", fs: Settings{Mode: write}, path: "x", want: Local},
 
-		{name: "home", fs: config.FS{Mode: write}, path: "/home/dev/src/x", want: Local},
-		{name: "another's home", fs: config.FS{Mode: read}, path: "/home/other/x", want: ReadOnly},
-		{name: "above home", fs: config.FS{Mode: read}, path: "/home", want: Local},
-		{name: "credentials", fs: config.FS{Mode: read}, path: "/home/dev/.aws/credentials", want: NotFound},
-		{name: "no credentials", fs: config.FS{Mode: read}, path: "/home/dev/.awsome", want: Local},
-		{name: "working directory", fs: config.FS{Mode: write}, path: "/data/shop/a", write: true, want: Local},
-		{name: "above it", fs: config.FS{Mode: read}, path: "/data", want: Local},
-		{name: "beside it", fs: config.FS{Mode: read}, path: "/data/shopping", want: ReadOnly},
-		{name: "program", fs: config.FS{Mode: read}, path: "/srv/tools/bin/x", want: Local},
-		{name: "cache", fs: config.FS{Mode: read}, path: "/cache/go/mod", want: Local},
-		{name: "system", fs: config.FS{Mode: write}, path: "/usr/lib/x", want: Local},
-		{name: "proc", fs: config.FS{Mode: write}, path: "/proc/self/maps", want: Local},
-		{name: "temporary", fs: config.FS{Mode: write}, path: "/var/tmp/x", write: true, want: Local},
-		{name: "var", fs: config.FS{Mode: read}, path: "/var/lib/x", want: ReadOnly},
-		{name: "run", fs: config.FS{Mode: read}, path: "/var/run/docker.sock", want: Local},
-		{name: "secrets", fs: config.FS{Mode: read}, path: "/var/run/secrets/kubernetes.io/serviceaccount/token", want: ReadOnly},
-		{name: "users", fs: config.FS{Mode: read}, path: "/etc/passwd", want: Local},
-		{name: "loader", fs: config.FS{Mode: read}, path: "/etc/ld.so.cache", want: Local},
-		{name: "etc", fs: config.FS{Mode: read}, path: "/etc/shop/shop.conf", want: ReadOnly},
-		{name: "a library", fs: config.FS{Mode: read}, path: "/app/lib/libx.so.1.2", want: Local},
-		{name: "no library", fs: config.FS{Mode: read}, path: "/app/x.sock", want: ReadOnly},
-		{name: "root", fs: config.FS{Mode: read}, path: "/", want: ReadOnly},
+		{name: "home", fs: Settings{Mode: write}, path: "/home/dev/src/x", want: Local},
+		{name: "another's home", fs: Settings{Mode: read}, path: "/home/other/x", want: ReadOnly},
+		{name: "above home", fs: Settings{Mode: read}, path: "/home", want: Local},
+		{name: "credentials", fs: Settings{Mode: read}, path: "/home/dev/.aws/credentials", want: NotFound},
+		{name: "no credentials", fs: Settings{Mode: read}, path: "/home/dev/.awsome", want: Local},
+		{name: "working directory", fs: Settings{Mode: write}, path: "/data/shop/a", write: true, want: Local},
+		{name: "above it", fs: Settings{Mode: read}, path: "/data", want: Local},
+		{name: "beside it", fs: Settings{Mode: read}, path: "/data/shopping", want: ReadOnly},
+		{name: "program", fs: Settings{Mode: read}, path: "/srv/tools/bin/x", want: Local},
+		{name: "cache", fs: Settings{Mode: read}, path: "/cache/go/mod", want: Local},
+		{name: "system", fs: Settings{Mode: write}, path: "/usr/lib/x", want: Local},
+		{name: "proc", fs: Settings{Mode: write}, path: "/proc/self/maps", want: Local},
+		{name: "temporary", fs: Settings{Mode: write}, path: "/var/tmp/x", write: true, want: Local},
+		{name: "var", fs: Settings{Mode: read}, path: "/var/lib/x", want: ReadOnly},
+		{name: "run", fs: Settings{Mode: read}, path: "/var/run/docker.sock", want: Local},
+		{name: "secrets", fs: Settings{Mode: read}, path: "/var/run/secrets/kubernetes.io/serviceaccount/token", want: ReadOnly},
+		{name: "users", fs: Settings{Mode: read}, path: "/etc/passwd", want: Local},
+		{name: "loader", fs: Settings{Mode: read}, path: "/etc/ld.so.cache", want: Local},
+		{name: "etc", fs: Settings{Mode: read}, path: "/etc/shop/shop.conf", want: ReadOnly},
+		{name: "a library", fs: Settings{Mode: read}, path: "/app/lib/libx.so.1.2", want: Local},
+		{name: "no library", fs: Settings{Mode: read}, path: "/app/x.sock", want: ReadOnly},
+		{name: "root", fs: Settings{Mode: read}, path: "/", want: ReadOnly},
 
-		{name: "policy: local", fs: config.FS{Mode: write}, policy: []Policy{{Local: []string{"^/app/"}, NotFound: []string{"^/app/"}}}, path: "/app/x", want: Local},
-		{name: "policy: not found", fs: config.FS{Mode: write}, policy: []Policy{{NotFound: []string{"SECRET"}, ReadOnly: []string{"."}}}, path: "/app/secret", want: NotFound},
-		{name: "policy: read only", fs: config.FS{Mode: write}, policy: []Policy{{ReadOnly: []string{"."}}}, path: "/app/x", want: ReadOnly},
-		{name: "policy: read only, for writing", fs: config.FS{Mode: write}, policy: []Policy{{}, {ReadOnly: []string{"."}}}, path: "/app/x", write: true, want: Local},
+		{name: "policy: local", fs: Settings{Mode: write}, policy: []Policy{{Local: []string{"^/app/"}, NotFound: []string{"^/app/"}}}, path: "/app/x", want: Local},
+		{name: "policy: not found", fs: Settings{Mode: write}, policy: []Policy{{NotFound: []string{"SECRET"}, ReadOnly: []string{"."}}}, path: "/app/secret", want: NotFound},
+		{name: "policy: read only", fs: Settings{Mode: write}, policy: []Policy{{ReadOnly: []string{"."}}}, path: "/app/x", want: ReadOnly},
+		{name: "policy: read only, for writing", fs: Settings{Mode: write}, policy: []Policy{{}, {ReadOnly: []string{"."}}}, path: "/app/x", write: true, want: Local},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,12 +89,12 @@ func TestDecide(t *testing.T) {
 }
 
 func TestCompileRefuses(t *testing.T) {
-	for _, fs := range []config.FS{{ReadWrite: []string{"("}}, {Mapping: map[string]string{"(": "x"}}} {
+	for _, fs := range []Settings{{ReadWrite: []string{"("}}, {Mapping: map[string]string{"(": "x"}}} {
 		if _, err := Compile(fs, nil, Laptop{}); err == nil {
 			t.Errorf("%+v was compiled", fs)
 		}
 	}
-	if _, err := Compile(config.FS{}, []Policy{{Local: []string{"("}}}, Laptop{}); err == nil {
+	if _, err := Compile(Settings{}, []Policy{{Local: []string{"("}}}, Laptop{}); err == nil {
 		t.Error("a policy's rule was compiled")
 	}
 }
@@ -104,7 +102,7 @@ func TestCompileRefuses(t *testing.T) {
 func FuzzDecide(f *testing.F) {
 	f.Add("/etc/../app//x", true)
 	f.Add("/", false)
-	r, err := Compile(config.FS{Mode: config.FSWrite, Mapping: map[string]string{"^/app/(.*)$": "/srv/$1"}}, nil, Laptop{Home: "/home/dev"})
+	r, err := Compile(Settings{Mode: Write, Mapping: map[string]string{"^/app/(.*)$": "/srv/$1"}}, nil, Laptop{Home: "/home/dev"})
 	if err != nil {
 		f.Fatal(err)
 	}

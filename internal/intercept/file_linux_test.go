@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/fsmount"
 	"github.com/mirrord-go/mirrord/internal/targetfs/dirfs"
@@ -27,7 +26,7 @@ type targetFiles struct {
 }
 
 // serveFiles makes a target with some files.
-func serveFiles(t *testing.T, mode config.FS) *targetFiles {
+func serveFiles(t *testing.T, mode filemode.Settings) *targetFiles {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
@@ -95,7 +94,7 @@ func (f *targetFiles) run(t *testing.T, argv ...string) (int, string) {
 }
 
 func TestFilesOfPrograms(t *testing.T) {
-	f := serveFiles(t, config.FS{Mode: config.FSRead})
+	f := serveFiles(t, filemode.Settings{Mode: filemode.Read})
 	inode := func(path string) string {
 		a, err := f.fs.Stat(t.Context(), path, true)
 		if err != nil {
@@ -153,7 +152,7 @@ func TestFilesOfPrograms(t *testing.T) {
 }
 
 func TestFilesWritten(t *testing.T) {
-	f := serveFiles(t, config.FS{Mode: config.FSWrite})
+	f := serveFiles(t, filemode.Settings{Mode: filemode.Write})
 	script := `set -e
 cd /
 echo new > /app/new; echo more >> /app/new; mv /app/new /app/moved; mkdir /app/a /app/a/b /app/a/b/c; cp /app/moved /app/a/b/c/copy
