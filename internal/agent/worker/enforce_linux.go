@@ -176,7 +176,7 @@ func (s *session) refuse(err error, port uint16) {
 		return
 	}
 	s.log.Warn("the session wants what its grant does not have", "err", err)
-	s.tell(wire.Notice{Level: "warning", Port: port, Text: text})
+	s.tell(wire.Notice{Level: "warning", Port: port, Text: text, Refused: true})
 }
 
 // tell tells the client something, if it is there.

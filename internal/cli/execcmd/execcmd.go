@@ -21,8 +21,8 @@ import (
 	"github.com/mirrord-go/mirrord/internal/keeper"
 	"github.com/mirrord-go/mirrord/internal/resolve"
 	"github.com/mirrord-go/mirrord/internal/session"
-	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tlsport"
+	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/version"
 )
 
@@ -37,6 +37,8 @@ type Options struct {
 	Quiet       bool
 	Progress    command.Enum
 	Command     []string
+	// AbortOnRefusal ends the session when a policy refuses something to it while it runs.
+	AbortOnRefusal bool
 
 	// Keep starts what ends the process's tree when this program dies without a word.
 	Keep func(mark string) (Keeper, error)
@@ -112,6 +114,7 @@ SIGUSR1 and SIGUSR2 are passed on.`,
 	cmd.Flags().SetInterspersed(false)
 	opts.Flags = configflags.Register(cmd.Flags())
 	command.AddProfilesDir(cmd, &opts.ProfilesDir)
+	cmd.Flags().BoolVar(&opts.AbortOnRefusal, "abort-on-refusal", false, "end the process when a policy refuses it a connection, a port or the like while it runs")
 	cmd.Flags().BoolVarP(&opts.Quiet, "quiet", "q", false, "show only problems")
 	opts.Progress = command.NewEnum(string(progress.Auto), string(progress.Plain), string(progress.JSON), string(progress.Off))
 	cmd.Flags().Var(&opts.Progress, "progress", "how to show on standard error what is being done")

@@ -210,6 +210,9 @@ type Notice struct {
 	Text  string `json:"text"`
 	// Port is the subscription that the notice is about, or 0.
 	Port uint16 `json:"port,omitempty"`
+	// Refused says that the notice is about something that the session wanted and that its
+	// grant does not have.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Goodbye ends the session on purpose, with a reason for the other side. The client's
