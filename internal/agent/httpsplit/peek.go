@@ -116,10 +116,9 @@ func (s *source) peekBody(in *bufio.Reader, h *head, size, limit int) ([]byte, b
 type peeked struct {
 	body io.ReadCloser
 
-	done  chan struct{} // closed when nobody reads ahead
-	raw   []byte
-	err   error // of reading ahead
-	taken int64
+	done chan struct{} // closed when nobody reads ahead
+	raw  []byte
+	err  error // of reading ahead
 }
 
 // peek reads the body of a stream, which afterwards still has it. It returns false for one that

@@ -123,7 +123,7 @@ func TestBodies2(t *testing.T) {
 		{strings.Repeat(" ", 1<<20), "app POST / 1048576"},
 		{"slow" + mine, "app POST / 13"},
 	} {
-		var body io.Reader = io.MultiReader(strings.NewReader(tt.body)) // of unknown length
+		body := io.MultiReader(strings.NewReader(tt.body)) // of unknown length
 		if rest, ok := strings.CutPrefix(tt.body, "slow"); ok {
 			r, w := io.Pipe()
 			go func() {

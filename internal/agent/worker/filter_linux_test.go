@@ -22,7 +22,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-// webPort is a port on which the pod speaks HTTP, beside podAddr where it does not.
+// webAddr is a port on which the pod speaks HTTP, beside podAddr where it does not.
 var webAddr = netip.AddrPortFrom(podAddr.Addr(), 8081)
 
 // web is the handler of everybody here: it says who answers, to whom, and what it got.
@@ -67,32 +67,29 @@ func serveHTTP(t *testing.T, l net.Listener, h http.Handler) {
 // streams is a listener of the connections that the agent offers.
 type streams struct {
 	tun  tunnel.Session
-	mode wire.Mode
-	seen func(wire.Incoming)
+	seen func(wire.Incoming) // may be nil
 }
 
 func (s streams) Accept() (net.Conn, error) {
-	for {
-		st, err := s.tun.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if _, err := wire.ReadKind(st); err != nil {
-			return nil, err
-		}
-		in, err := wire.ReadIncoming(st)
-		if err != nil {
-			return nil, err
-		}
-		if s.seen != nil {
-			s.seen(in)
-		}
-		_ = wire.WriteIncomingReply(st, wire.IncomingReply{})
-		if in.Mode == wire.Mirror {
-			return quiet{st}, nil
-		}
-		return st, nil
+	st, err := s.tun.Accept()
+	if err != nil {
+		return nil, err
 	}
+	if _, err := wire.ReadKind(st); err != nil {
+		return nil, err
+	}
+	in, err := wire.ReadIncoming(st)
+	if err != nil {
+		return nil, err
+	}
+	if s.seen != nil {
+		s.seen(in)
+	}
+	_ = wire.WriteIncomingReply(st, wire.IncomingReply{})
+	if in.Mode == wire.Mirror {
+		return quiet{st}, nil
+	}
+	return st, nil
 }
 
 func (s streams) Close() error   { return s.tun.Close() }

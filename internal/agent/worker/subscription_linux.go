@@ -143,13 +143,6 @@ func (in *incoming) takers(port uint16) (thief *subscription, filtered []*subscr
 	return in.stolen[port], in.filtered[port]
 }
 
-// thief returns who steals a port without a filter, or nil.
-func (in *incoming) thief(port uint16) *subscription {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.stolen[port]
-}
-
 // copier returns a client's subscription to a mirrored port, or nil.
 func (in *incoming) copier(port uint16, l *link) *subscription {
 	in.mu.Lock()
