@@ -152,7 +152,7 @@ func reasons(causes []metav1.StatusCause) string {
 // DeleteSession ends a session. One that is gone already is no error.
 func (c *Cluster) DeleteSession(ctx context.Context, namespace, name string) error {
 	err := c.retry(ctx, func(ctx context.Context) error {
-		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).Do(ctx).Error()
+		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).SetHeader("Accept", "application/json").Do(ctx).Error()
 	})
 	if apierrors.IsNotFound(err) {
 		return nil

@@ -152,6 +152,21 @@ func TestFollowSession(t *testing.T) {
 	}
 }
 
+// TestDeleteSession: the answer is a session, of which the server has no form in protocol buffers.
+func TestDeleteSession(t *testing.T) {
+	asked := 0
+	s := newServer(t, map[string]http.HandlerFunc{"DELETE " + shopSessions + "/s-1": func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		if accept := r.Header.Get("Accept"); accept != "application/json" {
+			t.Errorf("the client wants %q", accept)
+		}
+		object(v1alpha.Session{ObjectMeta: metav1.ObjectMeta{Name: "s-1"}})(w, r)
+	}})
+	if err := connect(t, s.URL).DeleteSession(t.Context(), "shop", "s-1"); err != nil || asked != 1 {
+		t.Errorf("asked %d times, %v", asked, err)
+	}
+}
+
 func TestDialSession(t *testing.T) {
 	s := newServer(t, map[string]http.HandlerFunc{
 		"GET " + shopSessions + "/s-1/connect": func(w http.ResponseWriter, r *http.Request) {

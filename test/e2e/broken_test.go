@@ -37,10 +37,16 @@ type network struct {
 	conns map[*net.TCPConn]bool
 }
 
-// network returns a way of its own to the API server.
+// network returns a way of its own to the API server, with the administrator's rights.
 func (s *stage) network(t *testing.T) *network {
 	t.Helper()
-	config, err := clientcmd.LoadFromFile(s.Kubeconfig)
+	return networkFor(t, s.Kubeconfig)
+}
+
+// networkFor is a way of its own to the API server of a kubeconfig.
+func networkFor(t *testing.T, kubeconfig string) *network {
+	t.Helper()
+	config, err := clientcmd.LoadFromFile(kubeconfig)
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -174,17 +180,29 @@ const cutTimes = 50
 func TestBrokenConnection(t *testing.T) {
 	s := newStage(t)
 	s.deploy(t, shop+"---"+db, "deployment/shop", "pod/db")
+	s.staysWhole(t, s.network(t), false)
+}
+
+// TestBrokenConnectionToOperator is the same with sessions/connect as the carrier, for a user who has
+// no right but to use the operator.
+func TestBrokenConnectionToOperator(t *testing.T) {
+	s := newCrowdStage(t, 2, time.Second)
+	s.staysWhole(t, networkFor(t, s.user), true)
+}
+
+// staysWhole moves much through a connection that breaks often.
+func (s *stage) staysWhole(t *testing.T, n *network, operator bool) {
+	t.Helper()
 	_, shopIP := s.shopPod(t)
 	dbIP := s.Pod(t, s.ns, "db").Status.PodIP
 	size := fmt.Sprintf("-size=%d", gibibyte)
-	n := s.network(t)
 	// Some of what is moved is left when the last cut has been made.
 	const during = 2 * gibibyte * 8 / 10
 
 	t.Run("outgoing", func(t *testing.T) {
 		se := s.start(t, run{
 			kubeconfig: n.kubeconfig,
-			config:     object{"feature": object{"network": object{"incoming": "off"}}},
+			config:     object{"operator": operator, "feature": object{"network": object{"incoming": "off"}}},
 			command: []string{
 				"sh", "-c", `"$0" push "$1" "$2" & p=$!; "$0" pull "$1" "$3" && wait $p`,
 				built.workload, size, net.JoinHostPort(dbIP, "9003"), net.JoinHostPort(dbIP, "9002"),
@@ -203,7 +221,7 @@ func TestBrokenConnection(t *testing.T) {
 	t.Run("stolen", func(t *testing.T) {
 		se := s.start(t, run{
 			kubeconfig: n.kubeconfig,
-			config:     object{"feature": object{"network": object{"incoming": "steal"}}},
+			config:     object{"operator": operator, "feature": object{"network": object{"incoming": "steal"}}},
 			command:    []string{built.workload, "serve", "-http", "", "-source", ":9002", "-sink", ":9003", "-name", "laptop"},
 		})
 		se.subscribed(9002)
