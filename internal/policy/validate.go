@@ -160,9 +160,6 @@ func (v *validator) files(fs *v1alpha.FSPolicy) {
 		for i, text := range list.texts {
 			v.regex(fmt.Sprintf("%s[%d]", list.path, i), text)
 		}
-		if len(list.texts) > 0 {
-			v.add(NotEnforced, list.path, "this version leaves all files on the user's machine")
-		}
 	}
 }
 

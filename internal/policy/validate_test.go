@@ -33,7 +33,7 @@ func TestValidate(t *testing.T) {
 		{`{block: [steal], selector: {matchLabels: {"a b": c}}}`, []string{"invalid spec.selector"}},
 		{`{block: [steal, copy-target-scale-down, x]}`, []string{"not enforced spec.block[1]", "invalid spec.block[2]"}},
 		{`{block: [], env: {exclude: [A]}}`, nil},
-		{`{block: [], fs: {readOnly: [x], local: ["(", y], notFound: []}}`, []string{"not enforced spec.fs.readOnly", "invalid spec.fs.local[0]", "not enforced spec.fs.local"}},
+		{`{block: [], fs: {readOnly: [x], local: ["(", y], notFound: []}}`, []string{"invalid spec.fs.local[0]"}},
 		{`{block: [], network: {incoming: {httpFilter: {headerFilter: "^u: [a-z]+$"}}}}`, nil},
 		{`{block: [], network: {incoming: {httpFilter: {headerFilter: "^u: .+"}}}}`, []string{"advice spec.network.incoming.httpFilter.headerFilter"}},
 		{`{block: [], network: {incoming: {httpFilter: {headerFilter: "["}}}}`, []string{"invalid spec.network.incoming.httpFilter.headerFilter"}},
@@ -83,7 +83,7 @@ func FuzzValidIsEnforceable(f *testing.F) {
 func TestConditions(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	got := map[string]string{}
-	p := policy(t, "p", `{block: [steal], fs: {readOnly: [x]}, network: {outgoing: {block: [{hostname: "("}]}}}`)
+	p := policy(t, "p", `{block: [steal], appliesToCopyTargets: true, fs: {readOnly: [x]}, network: {outgoing: {block: [{hostname: "("}]}}}`)
 	for _, c := range p.Conditions(7, now) {
 		if c.ObservedGeneration != 7 || !c.LastTransitionTime.Time.Equal(now) {
 			t.Errorf("%+v", c)
@@ -92,7 +92,7 @@ func TestConditions(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{
 		v1alpha.ConditionValid:    `False Invalid spec.network.outgoing.block[0].hostname: "(" is no regular expression: missing closing ): "("`,
-		v1alpha.ConditionEnforced: "False NotEnforced spec.fs.readOnly: this version leaves all files on the user's machine",
+		v1alpha.ConditionEnforced: "False NotEnforced spec.appliesToCopyTargets: this version has no sessions on copies of their target",
 	}, got); diff != "" {
 		t.Error(diff)
 	}
