@@ -68,7 +68,7 @@ func proofs() map[string]string {
 		fs + "mapping":              "TestFiles",
 		fs + "readonly_file_buffer": limitsFiles,
 
-		"feature.hostname": "TestOutgoingSettings",
+		"feature.hostname": "TestHostname",
 
 		"feature.copy_target":      limitsTargets,
 		"feature.split_queues":     limitsTargets,
@@ -78,8 +78,8 @@ func proofs() map[string]string {
 		"feature.magic.auto_mount": limitsFiles,
 		"feature.magic.turbo":      limitsProgram,
 
-		incoming + "listen_ports":   limitsIncoming,
-		incoming + "tls_delivery":   limitsIncoming,
+		incoming + "listen_ports":   "TestListeners",
+		incoming + "tls_delivery":   "TestTLSSteal",
 		incoming + "https_delivery": limitsIncoming,
 	}
 }
