@@ -83,10 +83,14 @@ func oneSecure(t *testing.T, a *tlstest.Authority, addr string, h2 bool) *http.C
 }
 
 // secureLaptop is a local process of each kind, which calls itself "laptop".
-func secureLaptop(t *testing.T, port uint16) (goServer, plain, python []string) {
+// The deliveries verify the two with TLS, each in another way.
+func secureLaptop(t *testing.T, port uint16) (goServer, plain, python []string, byCert, byRoots object) {
 	t.Helper()
-	own := tlstest.New(t, "the laptop's authority").Issue("localhost")
+	authority := tlstest.New(t, "the laptop's authority")
+	own := authority.Issue("laptop.example")
 	cert, key := tlstest.Write(t, "own.crt", own.CertPEM), tlstest.Write(t, "own.key", own.KeyPEM)
+	byCert = object{"server_cert": cert, "client_cert": cert, "client_key": key}
+	byRoots = object{"trust_roots": []string{tlstest.Write(t, "ca.crt", authority.PEM)}, "server_name": "laptop.example"}
 	goServer = []string{built.workload, "serve", "-name", "laptop", "-http", "", "-https", fmt.Sprintf(":%d", port), "-cert", cert, "-key", key}
 	plain = laptop("laptop", port)
 	script := filepath.Join(t.TempDir(), "server.py")
@@ -104,7 +108,7 @@ s.serve_forever()
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return goServer, plain, []string{"python3", script, fmt.Sprint(port), cert, key}
+	return goServer, plain, []string{"python3", script, fmt.Sprint(port), cert, key}, byCert, byRoots
 }
 
 // TestTLSSteal steals some of the requests of an application that terminates TLS itself: its clients
@@ -115,7 +119,7 @@ func TestTLSSteal(t *testing.T) {
 	authority := s.secureShop(t, port)
 	ip4, _ := s.ips(t, "web")
 	addr := net.JoinHostPort(ip4, fmt.Sprint(port))
-	goServer, plain, python := secureLaptop(t, port)
+	goServer, plain, python, byCert, byRoots := secureLaptop(t, port)
 	requests := []asked{{path: "/"}, {path: "/", header: "X-User: me", chosen: true}, {path: "/", header: "X-User: you"}}
 	for _, tt := range []struct {
 		name     string
@@ -126,7 +130,8 @@ func TestTLSSteal(t *testing.T) {
 	}{
 		{"in TLS", nil, goServer, true, ""},
 		{"plain", object{"protocol": "tcp"}, plain, true, ""},
-		{"python in TLS", nil, python, false, "python3"},
+		{"in TLS, its certificate", byCert, goServer, false, ""},
+		{"python in TLS, signed", byRoots, python, false, "python3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.program != "" {
