@@ -26,6 +26,8 @@ type Script struct {
 	Served func(tunnel.Stream)
 	// Resolve answers a query.
 	Resolve func(wire.Query) wire.Answer
+	// Files serves a files stream, behind its kind.
+	Files func(tunnel.Stream)
 	// Datagram answers each datagram with some.
 	Datagram func(wire.Datagram) []wire.Datagram
 }
@@ -163,6 +165,8 @@ func (a *Agent) serve(st tunnel.Stream) {
 			_ = wire.WriteAnswer(st, a.script.Resolve(q))
 		}
 		_ = st.Close()
+	case k == wire.KindFiles && a.script.Files != nil:
+		a.script.Files(st)
 	case k == wire.KindDatagrams && a.script.Datagram != nil:
 		a.serveDatagrams(st)
 	default:
