@@ -38,6 +38,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/session/autoport"
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
 	"github.com/mirrord-go/mirrord/internal/session/incoming"
+	"github.com/mirrord-go/mirrord/internal/session/program"
 	"github.com/mirrord-go/mirrord/internal/session/remote"
 	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
@@ -380,6 +381,9 @@ func (s *session) environ(ctx context.Context) ([]string, error) {
 
 // launch starts the process.
 func (s *session) launch(ctx context.Context, env []string) (err error) {
+	if warning, is := program.Container(s.o.Plan.args); is {
+		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: warning})
+	}
 	end := s.o.Observer.Phase("start", "starting "+s.o.Plan.args[0])
 	defer func() { end(err) }()
 	p := s.o.Plan
