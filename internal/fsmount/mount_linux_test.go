@@ -107,7 +107,7 @@ func TestRead(t *testing.T) {
 	if err != nil || string(b) != "hello" {
 		t.Errorf("%q, %v", b, err)
 	}
-	var st, want unix.Stat_t
+	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st.Dev != m.Dev() || st.Ino != m.Ino(attr) || st.Size != 5 || st.Mode != attr.Mode {
-		t.Errorf("fstat %+v, want %+v", st, want)
+		t.Errorf("fstat %+v, want %+v", st, attr)
 	}
 	if _, err := m.Open(t.Context(), "/none", unix.O_RDONLY, 0); targetfs.Errno(err) != unix.ENOENT {
 		t.Errorf("a file that is not there: %v", err)
