@@ -280,6 +280,10 @@ func TestSteal(t *testing.T) {
 		served := p.dial(t, podAddr, netip.Addr{})
 		st, _ := c.incoming(t)
 		reply(t, st, 0)
+		_, _ = io.WriteString(st, "here\n")
+		if line, err := readLine(served); line != "here" || err != nil {
+			t.Fatalf("the peer read %q, %v", line, err) // from now on it is the client's
+		}
 		waiting := p.dial(t, podAddr, netip.Addr{})
 		c.incoming(t)
 		lost := time.Now()
