@@ -130,7 +130,7 @@ func TestFilesOfPrograms(t *testing.T) {
 			"print(mod.where, json.load(open('/app/data.json'))['where'], sorted(os.listdir('/app/sub')), os.stat('one', dir_fd=d).st_size, " +
 			"open('two', opener=lambda n, f: os.open(n, f, dir_fd=d)).read(), mmap.mmap(os.open('/app/hello', 0), 0, prot=1)[:4], os.path.samefile('/app/link', '/app/hello'), " +
 			"os.fstat(os.open('/app/hello', 0)) == os.stat('/app/hello'), [e.name for e in os.scandir('/app') if e.is_symlink()]); os.fchdir(d); print(open('one').read(), os.listdir('.') == os.listdir(d))"},
-			"target target ['one', 'two'] 2 22 b'from' True True ['link']\n1 True\n"},
+			"target target ['one', 'two'] 1 22 b'from' True True ['link']\n1 True\n"},
 		{"node", []string{"node", "-e", "const fs = require('fs'); console.log(require('/app/mod.js'), fs.readFileSync('/app/hello', 'utf8').trim(), fs.readdirSync('/app/sub'), fs.statSync('/app/sub/two').size, fs.realpathSync('/app/link'))"},
 			"target from the target [ 'one', 'two' ] 2 /app/hello\n"},
 	}
