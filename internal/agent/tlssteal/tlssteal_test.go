@@ -73,7 +73,6 @@ type shop struct {
 	authority *tlstest.Authority
 	files     folder
 	config    tlsport.Port
-	handler   http.Handler
 	app, mine destination
 
 	mu    sync.Mutex

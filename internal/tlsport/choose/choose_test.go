@@ -52,8 +52,10 @@ func TestPorts(t *testing.T) {
 		{"by labels", []string{config1("a", "", `selector: {matchLabels: {app: shop}},`, "443"), config1("b", "", `selector: {matchLabels: {app: cart}},`, "444")}, []string{"443 /tls/a.crt"}, nil},
 		{"merged", []string{config1("b", "team", "", "444"), config1("a", "team", "", "443")}, []string{"443 /tls/a.crt", "444 /tls/b.crt"}, nil},
 		{
-			"twice", []string{config1("z", "", "", "443"), config1("b", "team", "", "443"), config1("a", "", "", "443")},
-			[]string{"443 /tls/b.crt"}, []string{"a has port 443, which team/b has already", "z has port 443, which team/b has already"},
+			"twice",
+			[]string{config1("z", "", "", "443"), config1("b", "team", "", "443"), config1("a", "", "", "443")},
+			[]string{"443 /tls/b.crt"},
+			[]string{"a has port 443, which team/b has already", "z has port 443, which team/b has already"},
 		},
 		{"selector that can't be read", []string{config1("a", "", `selector: {matchExpressions: [{key: a, operator: Near}]},`, "443")}, nil, []string{"can't be read"}},
 		{"spec that can't be read", []string{`{metadata: {name: a}, spec: {ports: 7}}`, config1("b", "", "", "443")}, []string{"443 /tls/b.crt"}, []string{"a can't be read"}},
