@@ -32,6 +32,28 @@ type cpuTime map[string]float64
 // cpuTimes reads what the programs of the benchmark and of its cluster have used so far. node is the
 // first process of the cluster.
 func cpuTimes(node int) cpuTime {
+	used := cpuTime{}
+	for group, all := range running(node) {
+		for _, p := range all {
+			used[group] += p.seconds
+		}
+	}
+	return used
+}
+
+// memories are the resident memory of the same programs by group, in MiB.
+func memories(node int) map[string]float64 {
+	held := map[string]float64{}
+	for group, all := range running(node) {
+		for _, p := range all {
+			held[group] += p.pages * float64(os.Getpagesize()) / mib
+		}
+	}
+	return held
+}
+
+// running are the programs of the benchmark and of its cluster by group.
+func running(node int) map[string][]procStat {
 	stats := map[int]procStat{}
 	files, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
 	for _, file := range files {
@@ -43,23 +65,24 @@ func cpuTimes(node int) cpuTime {
 			stats[pid] = s
 		}
 	}
-	used := cpuTime{}
+	groups := map[string][]procStat{}
 	for pid, s := range stats {
 		if s.name == "exe" { // a program that started itself again
 			path, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
 			s.name = filepath.Base(path)
 		}
 		if group, ok := programs[s.name]; ok && descends(stats, pid, node, os.Getpid()) {
-			used[group] += s.seconds
+			groups[group] = append(groups[group], s)
 		}
 	}
-	return used
+	return groups
 }
 
 type procStat struct {
 	name    string
 	parent  int
-	seconds float64
+	seconds float64 // of CPU time
+	pages   float64 // of memory
 }
 
 // ticks are the unit of times in proc_pid_stat(5), on all systems that Go knows.
@@ -72,7 +95,7 @@ func parseStat(b []byte) (pid int, s procStat, ok bool) {
 	}
 	s.name = string(b[open+1 : end])
 	f := strings.Fields(string(b[end+1:])) // from the third field on
-	if len(f) < 13 {
+	if len(f) < 22 {
 		return 0, s, false
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:open])))
@@ -80,6 +103,7 @@ func parseStat(b []byte) (pid int, s procStat, ok bool) {
 	user, _ := strconv.Atoi(f[11])
 	system, _ := strconv.Atoi(f[12])
 	s.seconds = float64(user+system) / ticks
+	s.pages, _ = strconv.ParseFloat(f[21], 64)
 	return pid, s, err == nil
 }
 

@@ -30,6 +30,7 @@ type options struct {
 	against string
 	only    string
 	starts  int
+	crowd   int
 	// operator says that sessions through the operator take part.
 	operator bool
 }
@@ -90,6 +91,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.rounds, "rounds", o.rounds, "how often each measurement is made; the default is $BENCH_ROUNDS, or 5")
 	flags.IntVar(&o.starts, "starts", 7, "how many sessions are started to see how long that takes")
+	flags.IntVar(&o.crowd, "sessions", 500, "how many sessions at once the operator has when its memory is measured; 0 for none")
 	flags.BoolVar(&o.operator, "operator", true, "install the operator, and measure sessions through it too")
 	flags.StringVar(&o.output, "o", "text", "text or json")
 	flags.BoolVar(&o.check, "check", false, "exit with 1 when an aim is missed")
@@ -104,8 +106,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		err = fmt.Errorf("unknown argument %q", flags.Arg(0))
 	case o.output != "text" && o.output != "json":
 		err = fmt.Errorf("unknown output %q: choose text or json", o.output)
-	case o.rounds < 1 || o.starts < 0:
-		err = errors.New("-rounds has to be above 0, and -starts not below")
+	case o.rounds < 1 || o.starts < 0 || o.crowd < 0:
+		err = errors.New("-rounds has to be above 0, and -starts and -sessions not below")
 	case len(measurements(o.only)) == 0:
 		err = fmt.Errorf("no measurement's name contains %q; there are: %s", o.only, strings.Join(names(measurements("")), "; "))
 	}

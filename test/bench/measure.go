@@ -50,6 +50,8 @@ const (
 	// maxWarm and maxCold are the aims for the start through the operator, in seconds, with an agent on the
 	// node and without.
 	maxWarm, maxCold = 0.2, 2
+	// maxSession is the aim for the memory of the operator, and of the agent, for each session, in MiB.
+	maxSession = 0.5
 )
 
 func measurements(only string) (ms []measurement) {
@@ -151,6 +153,9 @@ func measure(t *host, o options) *Report {
 		if b.operator {
 			report.Starts = append(report.Starts, s.starts(b, true, o.starts))
 		}
+	}
+	if o.operator && o.crowd > 0 {
+		report.Crowd = s.crowd(o.crowd)
 	}
 	return report
 }

@@ -23,6 +23,8 @@ type Report struct {
 	Stuck  int      `json:"portForwardStuck"`
 	Memory []Memory `json:"memory"`
 	Starts []Start  `json:"starts"`
+	// Crowd is nil when it was not measured.
+	Crowd *Crowd `json:"crowd,omitempty"`
 }
 
 // Row is one measurement of all sides.
@@ -66,6 +68,21 @@ type Memory struct {
 	Connections int     `json:"connections"`
 	// Seconds that opening them and a first exchange over each took.
 	Seconds float64 `json:"seconds"`
+}
+
+// Crowd is what many sessions of the operator at once need of it and of their agent, for each of them.
+type Crowd struct {
+	Sessions int `json:"sessions"`
+	// Lost are those that failed.
+	Lost int `json:"lost"`
+	// Memory is in MiB, by group of programs.
+	Memory map[string]float64 `json:"memory"`
+	// StartCPU is the CPU time of a start, and MinuteCPU that of a minute of a session that says a line every
+	// 5 seconds, both in milliseconds and by group.
+	StartCPU  map[string]float64 `json:"startCPU"`
+	MinuteCPU map[string]float64 `json:"minuteCPU"`
+	// Slowest is how long the slowest took to start, with 8 at a time, in seconds.
+	Slowest float64 `json:"slowest"`
 }
 
 // Start is how long a session takes to start, in seconds; medians.
@@ -172,6 +189,16 @@ func (r *Report) Missed() (missed []string) {
 			missed = append(missed, fmt.Sprintf("start, %s: %s, not less than %s", s.Name, milliseconds(s.Total), milliseconds(s.Aim)))
 		}
 	}
+	if c := r.Crowd; c != nil {
+		for _, group := range []string{operatorCPU, agentCPU} {
+			if c.Memory[group] >= maxSession {
+				missed = append(missed, fmt.Sprintf("memory of the %s for each of %d sessions: %.2f MiB, not less than %.2g", group, c.Sessions, c.Memory[group], maxSession))
+			}
+		}
+		if c.Lost > 0 {
+			missed = append(missed, fmt.Sprintf("%d of %d sessions were lost", c.Lost, c.Sessions))
+		}
+	}
 	return missed
 }
 
@@ -203,6 +230,12 @@ func (r *Report) Table() string {
 			fmt.Fprintf(w, "  %s\t%s\n", name, milliseconds(s.Parts[name]))
 		}
 		fmt.Fprintf(w, "  (the same process without a session)\t%s\n", milliseconds(s.Bare))
+	}
+	if c := r.Crowd; c != nil {
+		fmt.Fprintf(w, "\nfor each of %d sessions at once, %d lost\toperator\tagent\n", c.Sessions, c.Lost)
+		fmt.Fprintf(w, "memory, MiB\t%.2f\t%.2f\n", c.Memory[operatorCPU], c.Memory[agentCPU])
+		fmt.Fprintf(w, "CPU time of its start, ms (the slowest took %s)\t%.1f\t%.1f\n", milliseconds(c.Slowest), c.StartCPU[operatorCPU], c.StartCPU[agentCPU])
+		fmt.Fprintf(w, "CPU time of a minute, ms\t%.1f\t%.1f\n", c.MinuteCPU[operatorCPU], c.MinuteCPU[agentCPU])
 	}
 	_ = w.Flush() // into memory
 	return b.String()

@@ -68,6 +68,10 @@ func sample() *Report {
 			{Name: stolen, Traffic: 41, Held: 46.6, Connections: 1000, Seconds: 0.3},
 		},
 		Starts: []Start{{Total: 1.2344, Bare: 0.0012, Parts: map[string]float64{"agent": 0.9, "tunnel": 0.0301}, Order: []string{"agent", "tunnel"}}, {Name: "other", Total: 2}, {Name: "operator, warm", Total: 0.25, Aim: 0.2}},
+		Crowd: &Crowd{
+			Sessions: 500, Lost: 1, Memory: map[string]float64{operatorCPU: 0.25, agentCPU: 0.5}, Slowest: 0.75,
+			StartCPU: map[string]float64{operatorCPU: 12.5}, MinuteCPU: map[string]float64{operatorCPU: 3, agentCPU: 4},
+		},
 	}
 	connects := measurement{name: "new connections", aim: 3, operatorAim: 4}
 	bulk := measurement{name: "download", aim: 0.9, operatorAim: 2}
@@ -119,6 +123,8 @@ func TestMissed(t *testing.T) {
 		"new connections, port not taken: 0.85 times direct, not 0.9",
 		"memory with 1000 connections, outgoing: 64 MiB, not less than 64",
 		"start, operator, warm: 250 ms, not less than 200 ms",
+		"memory of the agent for each of 500 sessions: 0.50 MiB, not less than 0.5",
+		"1 of 500 sessions were lost",
 	}
 	if diff := cmp.Diff(want, sample().Missed()); diff != "" {
 		t.Errorf("missed (-want +got):\n%s", diff)
@@ -162,7 +168,7 @@ func golden(t *testing.T, name, got string) {
 
 func TestParseStat(t *testing.T) {
 	for text, want := range map[string]procStat{
-		"42 (a) (b) S 7 42 7 0 -1 4194560 1 2 3 4 150 25 9 9 20 0 1 0": {name: "a) (b", parent: 7, seconds: 1.75},
+		"42 (a) (b) S 7 42 7 0 -1 4194560 1 2 3 4 150 25 9 9 20 0 1 0 5 6 7 8": {name: "a) (b", parent: 7, seconds: 1.75, pages: 7},
 		"":         {},
 		"42 (a":    {},
 		"42 (a) S": {name: "a"},
@@ -196,8 +202,8 @@ func TestParse(t *testing.T) {
 		want options
 		ok   bool
 	}{
-		{nil, options{rounds: 5, starts: 7, output: "text", operator: true}, true},
-		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
+		{nil, options{rounds: 5, starts: 7, crowd: 500, output: "text", operator: true}, true},
+		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0", "-sessions", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
 		{[]string{"-rounds", "0"}, options{}, false},
 		{[]string{"-o", "yaml"}, options{}, false},
 		{[]string{"-only", "no such thing"}, options{}, false},

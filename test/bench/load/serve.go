@@ -17,6 +17,9 @@ import (
 const (
 	// opEcho returns this byte and all that follow.
 	opEcho = 'e'
+	// opLine is the first byte of the names of sessions, with which lines of test/sessionload begin. It is
+	// like opEcho.
+	opLine = 's'
 	// opDown is followed by a size of 8 bytes; that many bytes come back.
 	opDown = 'd'
 	// opUp is followed by a size of 8 bytes and that many bytes; one byte comes back.
@@ -79,7 +82,7 @@ func handle(c net.Conn) error {
 	if _, err := io.ReadFull(c, head[:1]); err != nil {
 		return nil //nolint:nilerr // the client did not want anything
 	}
-	if head[0] == opEcho {
+	if head[0] == opEcho || head[0] == opLine {
 		if _, err := c.Write(head[:1]); err == nil {
 			_, _ = io.Copy(c, c)
 		}
