@@ -54,7 +54,7 @@ func TestFile(t *testing.T) {
 		t.Errorf("without features and rules: %v", err)
 	}
 	_, err := Grant{Features: &Features{FilesWritten: []string{"("}}, Files: []FileRules{{Policy: "p", Local: []string{"["}}}}.Compile()
-	if err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 2 { //nolint:errorlint // it is joined
+	if err == nil || len(err.(interface{ Unwrap() []error }).Unwrap()) != 2 {
 		t.Errorf("broken patterns: %v", err)
 	}
 }

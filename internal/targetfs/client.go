@@ -105,7 +105,7 @@ func (c *Client) lost() error { return &lostError{c.err} }
 type lostError struct{ cause error }
 
 func (e *lostError) Error() string { return "no way to the target's files: " + e.cause.Error() }
-func (e *lostError) Unwrap() error { return eSTALE }
+func (e *lostError) Unwrap() error { return errSTALE }
 
 func (c *call) finish(r *reply, err error) {
 	c.reply, c.err, c.came = r, err, time.Now()
@@ -281,7 +281,7 @@ func (c *Client) abandon(call *call) {
 // call sends a request and waits for its reply.
 func (c *Client) call(ctx context.Context, r *request) (*reply, error) {
 	if len(r.path) > MaxPath || len(r.second) > MaxPath {
-		return nil, &Error{Op: r.op.String(), Path: r.path, Errno: eNAMETOOLONG}
+		return nil, &Error{Op: r.op.String(), Path: r.path, Errno: errNAMETOOLONG}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)

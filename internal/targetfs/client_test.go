@@ -159,7 +159,7 @@ func TestGivenUp(t *testing.T) {
 	c := pair(t, m)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := c.Open(ctx, "/x", Read, 0); !errors.Is(err, context.DeadlineExceeded) || Errno(err) != eINTR {
+	if _, err := c.Open(ctx, "/x", Read, 0); !errors.Is(err, context.DeadlineExceeded) || Errno(err) != errINTR {
 		t.Errorf("%v", err)
 	}
 	if _, err := c.Stat(t.Context(), "/x", true); err != nil {
@@ -200,14 +200,14 @@ func TestLost(t *testing.T) {
 		waits <- err
 	}()
 	_ = far.Close()
-	if err := <-waits; Errno(err) != eSTALE {
+	if err := <-waits; Errno(err) != errSTALE {
 		t.Errorf("a call under way: %v", err)
 	}
 	<-c.Done()
-	if _, err := f.ReadAt(t.Context(), make([]byte, 1), 0); Errno(err) != eSTALE {
+	if _, err := f.ReadAt(t.Context(), make([]byte, 1), 0); Errno(err) != errSTALE {
 		t.Errorf("a file: %v", err)
 	}
-	if _, err := c.Stat(t.Context(), "/x", true); Errno(err) != eSTALE || c.Err() == nil {
+	if _, err := c.Stat(t.Context(), "/x", true); Errno(err) != errSTALE || c.Err() == nil {
 		t.Errorf("a later call: %v", err)
 	}
 	close(m.block)
@@ -243,7 +243,7 @@ func TestServeEnds(t *testing.T) {
 // TestLongNames fail here.
 func TestLongNames(t *testing.T) {
 	c := pair(t, &memory{})
-	if _, err := c.Stat(t.Context(), string(make([]byte, MaxPath+1)), true); Errno(err) != eNAMETOOLONG {
+	if _, err := c.Stat(t.Context(), string(make([]byte, MaxPath+1)), true); Errno(err) != errNAMETOOLONG {
 		t.Errorf("%v", err)
 	}
 }

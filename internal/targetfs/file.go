@@ -79,7 +79,7 @@ func (f *file) Attr() Attr { return f.attr }
 
 func (f *file) call(ctx context.Context, r *request) (*reply, error) {
 	if f.closed.Load() {
-		return nil, &Error{Op: r.op.String(), Path: f.path, Errno: eBADF}
+		return nil, &Error{Op: r.op.String(), Path: f.path, Errno: errBADF}
 	}
 	r.handle = f.handle
 	reply, err := f.c.call(ctx, r)
@@ -97,10 +97,10 @@ func (f *file) named(err error) error {
 // ReadAt implements [File].
 func (f *file) ReadAt(ctx context.Context, b []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, &Error{Op: opRead.String(), Path: f.path, Errno: eINVAL}
+		return 0, &Error{Op: opRead.String(), Path: f.path, Errno: errINVAL}
 	}
 	if f.closed.Load() {
-		return 0, &Error{Op: opRead.String(), Path: f.path, Errno: eBADF}
+		return 0, &Error{Op: opRead.String(), Path: f.path, Errno: errBADF}
 	}
 	blocks := f.plan(off, len(b))
 	// Ask for all that nobody has asked for yet, and only then wait.
@@ -226,7 +226,7 @@ func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
 		return f.append(ctx, b)
 	}
 	if off < 0 {
-		return 0, &Error{Op: opWrite.String(), Path: f.path, Errno: eINVAL}
+		return 0, &Error{Op: opWrite.String(), Path: f.path, Errno: errINVAL}
 	}
 	var calls []*call
 	var failed error
@@ -256,7 +256,7 @@ func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
 	if err == nil {
 		n += int(r.count)
 		if n < len(b) {
-			err = &Error{Op: opWrite.String(), Path: f.path, Errno: eIO}
+			err = &Error{Op: opWrite.String(), Path: f.path, Errno: errIO}
 		}
 	}
 	return n, err
@@ -271,7 +271,7 @@ func (f *file) append(ctx context.Context, b []byte) (int, error) {
 			return n, err
 		}
 		if r.count == 0 {
-			return n, &Error{Op: opWrite.String(), Path: f.path, Errno: eIO}
+			return n, &Error{Op: opWrite.String(), Path: f.path, Errno: errIO}
 		}
 		n += int(r.count)
 	}
@@ -315,7 +315,7 @@ func (f *file) ReadDir(ctx context.Context, cursor int64) ([]Entry, error) {
 // Close implements [File].
 func (f *file) Close() error {
 	if f.closed.Swap(true) {
-		return &Error{Op: opClose.String(), Path: f.path, Errno: eBADF}
+		return &Error{Op: opClose.String(), Path: f.path, Errno: errBADF}
 	}
 	f.drop()
 	f.c.mu.Lock()

@@ -24,8 +24,14 @@ func FromLinux(flags int) (f OpenFlags, ok bool) {
 		linux int
 		flag  OpenFlags
 	}{
-		{unix.O_APPEND, Append}, {unix.O_CREAT, Create}, {unix.O_EXCL, Exclusive}, {unix.O_TRUNC, Truncate},
-		{unix.O_DIRECTORY, Directory}, {unix.O_NOFOLLOW, NoFollow}, {unix.O_DSYNC, DataSync}, {unix.O_SYNC, Sync},
+		{unix.O_APPEND, Append},
+		{unix.O_CREAT, Create},
+		{unix.O_EXCL, Exclusive},
+		{unix.O_TRUNC, Truncate},
+		{unix.O_DIRECTORY, Directory},
+		{unix.O_NOFOLLOW, NoFollow},
+		{unix.O_DSYNC, DataSync},
+		{unix.O_SYNC, Sync},
 	} {
 		if flags&bit.linux == bit.linux {
 			f |= bit.flag

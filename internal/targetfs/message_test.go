@@ -20,12 +20,26 @@ func requests() []*request {
 	when := Timespec{-1, Now}
 	change := Change{Mode: new(uint32(0o644)), GID: new(uint32(7)), Size: new(int64(1 << 40)), Mtime: &when}
 	return []*request{
-		{op: opStat, path: "/a", follow: true}, {op: opStatfs, path: "/"}, {op: opAccess, path: "/a", flags: 4}, {op: opReadlink, path: "/l"},
-		{op: opOpen, path: "/a", flags: uint32(Read | Create), perm: 0o600}, {op: opMkdir, path: "/d", perm: 0o755}, {op: opRemove, path: "/d", follow: true},
-		{op: opRename, path: "/a", second: "/b", flags: 1}, {op: opSymlink, path: "/l", second: "a"}, {op: opLink, path: "/b", second: "/a"},
-		{op: opSetAttr, path: "/a", change: change}, {op: opGetxattr, path: "/a", second: "user.x"}, {op: opListxattr, path: "/a"},
-		{op: opRead, handle: 3, off: 1 << 33, size: MaxData}, {op: opWrite, handle: 3, off: -1, data: []byte("data")}, {op: opFileStat, handle: 3},
-		{op: opFileSetAttr, handle: 3, change: Change{UID: new(uint32(0)), Atime: &Timespec{}}}, {op: opSync, handle: 3, follow: true}, {op: opReadDir, handle: 3, off: 99}, {op: opClose, handle: 1<<32 - 1},
+		{op: opStat, path: "/a", follow: true},
+		{op: opStatfs, path: "/"},
+		{op: opAccess, path: "/a", flags: 4},
+		{op: opReadlink, path: "/l"},
+		{op: opOpen, path: "/a", flags: uint32(Read | Create), perm: 0o600},
+		{op: opMkdir, path: "/d", perm: 0o755},
+		{op: opRemove, path: "/d", follow: true},
+		{op: opRename, path: "/a", second: "/b", flags: 1},
+		{op: opSymlink, path: "/l", second: "a"},
+		{op: opLink, path: "/b", second: "/a"},
+		{op: opSetAttr, path: "/a", change: change},
+		{op: opGetxattr, path: "/a", second: "user.x"},
+		{op: opListxattr, path: "/a"},
+		{op: opRead, handle: 3, off: 1 << 33, size: MaxData},
+		{op: opWrite, handle: 3, off: -1, data: []byte("data")},
+		{op: opFileStat, handle: 3},
+		{op: opFileSetAttr, handle: 3, change: Change{UID: new(uint32(0)), Atime: &Timespec{}}},
+		{op: opSync, handle: 3, follow: true},
+		{op: opReadDir, handle: 3, off: 99},
+		{op: opClose, handle: 1<<32 - 1},
 	}
 }
 
@@ -46,7 +60,7 @@ func TestRequests(t *testing.T) {
 		if diff := cmp.Diff(want, got, compare); diff != "" || err != nil {
 			t.Errorf("%v: %v\n%s", want.op, err, diff)
 		}
-		for n := range len(frame) {
+		for n := range frame {
 			if _, err := parseRequest(frame[:n]); want.op != opWrite && !errors.Is(err, ErrMalformed) {
 				t.Errorf("%d bytes of %v: %v", n, want.op, err)
 			}
@@ -172,7 +186,7 @@ func TestErrno(t *testing.T) {
 	if got := Errno(&Error{Op: "open", Path: "/x", Errno: 13}); got != 13 {
 		t.Error(got)
 	}
-	if Errno(nil) != 0 || Errno(io.EOF) != eIO {
+	if Errno(nil) != 0 || Errno(io.EOF) != errIO {
 		t.Error(Errno(io.EOF))
 	}
 }

@@ -24,15 +24,14 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, fs FS) error {
 	s := &server{fs: fs, conn: conn, handles: map[uint32]*handle{}}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	err := s.serve(ctx)
-	ended := ctx.Err() != nil
+	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+		err = nil
+	}
 	cancel()
 	stop()
 	_ = conn.Close()
 	s.running.Wait()
 	s.closeAll()
-	if ended || errors.Is(err, io.EOF) {
-		return nil
-	}
 	return err
 }
 
@@ -92,7 +91,7 @@ func (s *server) serve(ctx context.Context) error {
 func (s *server) answer(o op, r *reply) {
 	b, err := appendReply(make([]byte, 0, 256+len(r.data)), o, r)
 	if err != nil {
-		b, _ = appendReply(nil, o, &reply{id: r.id, errno: uint16(eIO)}) // always short enough
+		b, _ = appendReply(nil, o, &reply{id: r.id, errno: uint16(errIO)}) // always short enough
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -154,7 +153,7 @@ func (s *server) do(ctx context.Context, r *request, to *reply) (err error) {
 func (s *server) doFile(ctx context.Context, r *request, to *reply) (err error) {
 	h := s.use(r.handle)
 	if h == nil {
-		return eBADF
+		return errBADF
 	}
 	defer s.leave(h)
 	switch r.op {
@@ -182,16 +181,19 @@ func (s *server) doFile(ctx context.Context, r *request, to *reply) (err error) 
 	case opReadDir:
 		to.entries, err = h.file.ReadDir(ctx, r.off)
 	default:
-		err = eNOSYS
+		err = errNOSYS
 	}
 	return err
 }
 
 func (s *server) open(ctx context.Context, r *request, to *reply) error {
+	if OpenFlags(r.flags)&^allFlags != 0 {
+		return errINVAL
+	}
 	s.mu.Lock()
 	if len(s.handles)+s.opening >= MaxHandles {
 		s.mu.Unlock()
-		return eMFILE
+		return errMFILE
 	}
 	s.opening++
 	s.mu.Unlock()

@@ -190,19 +190,19 @@ func Errno(err error) syscall.Errno {
 	case ok:
 		return errno
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return eINTR
+		return errINTR
 	}
-	return eIO
+	return errIO
 }
 
 // Numbers of Linux. Those of package syscall are the running system's.
 const (
-	eINTR        = syscall.Errno(4)
-	eIO          = syscall.Errno(5)
-	eBADF        = syscall.Errno(9)
-	eINVAL       = syscall.Errno(22)
-	eMFILE       = syscall.Errno(24)
-	eNAMETOOLONG = syscall.Errno(36)
-	eNOSYS       = syscall.Errno(38)
-	eSTALE       = syscall.Errno(116)
+	errINTR        = syscall.Errno(4)
+	errIO          = syscall.Errno(5)
+	errBADF        = syscall.Errno(9)
+	errINVAL       = syscall.Errno(22)
+	errMFILE       = syscall.Errno(24)
+	errNAMETOOLONG = syscall.Errno(36)
+	errNOSYS       = syscall.Errno(38)
+	errSTALE       = syscall.Errno(116)
 )

@@ -207,6 +207,9 @@ func (f *file) ReadAt(ctx context.Context, b []byte, off int64) (n int, err erro
 	if f.kind == unix.S_IFDIR {
 		return 0, unix.EISDIR
 	}
+	if err := f.root.judge(f.real, false); err != nil {
+		return 0, err // The rules have changed.
+	}
 	err = f.do(ctx, func(fd int) error {
 		for n < len(b) {
 			k, err := unix.Pread(fd, b[n:], off+int64(n))
@@ -226,7 +229,7 @@ func (f *file) ReadAt(ctx context.Context, b []byte, off int64) (n int, err erro
 // WriteAt implements [targetfs.File].
 func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (n int, err error) {
 	if err := f.root.judge(f.real, true); err != nil {
-		return 0, err // The rules have changed.
+		return 0, err
 	}
 	err = f.do(ctx, func(fd int) error {
 		for n < len(b) {

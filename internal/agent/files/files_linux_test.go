@@ -231,11 +231,31 @@ func testNoWayOut(t *testing.T, env string) {
 		name  string
 		errno syscall.Errno
 	}{
-		{outside, unix.ENOENT}, {"/.." + outside, unix.ENOENT}, {"/data/abs", unix.ENOENT}, {"/data/up", unix.ENOENT}, {"/data/root" + outside, unix.ENOENT},
-		{"/data/loop", unix.ELOOP}, {"/data/self", unix.ENOENT}, {"/proc/self/root" + outside, unix.EACCES}, {"/proc/1/root/etc/inside", unix.EACCES}, {"/proc/self/cwd/etc/inside", unix.EACCES},
-		{"/proc/self/fd/0", unix.EACCES}, {"/proc/1/exe", unix.EACCES}, {"/data/pipe", unix.ENXIO}, {"/data/null", unix.EACCES}, {"/data/sock", unix.ENXIO},
-		{"/proc/1/environ", unix.EACCES}, {"/proc/self/environ", unix.EACCES}, {"/proc/1/task/1/mem", unix.EACCES}, {"relative", unix.EINVAL}, {"", unix.EINVAL}, {"/etc/ins\x00ide", unix.EINVAL},
-		{"/etc/inside/x", unix.ENOTDIR}, {"/etc/inside/", unix.ENOTDIR}, {"/" + strings.Repeat("x", 300), unix.ENAMETOOLONG}, {strings.Repeat("/x", 3000), unix.ENAMETOOLONG},
+		{outside, unix.ENOENT},
+		{"/.." + outside, unix.ENOENT},
+		{"/data/abs", unix.ENOENT},
+		{"/data/up", unix.ENOENT},
+		{"/data/root" + outside, unix.ENOENT},
+		{"/data/loop", unix.ELOOP},
+		{"/data/self", unix.ENOENT},
+		{"/proc/self/root" + outside, unix.EACCES},
+		{"/proc/1/root/etc/inside", unix.EACCES},
+		{"/proc/self/cwd/etc/inside", unix.EACCES},
+		{"/proc/self/fd/0", unix.EACCES},
+		{"/proc/1/exe", unix.EACCES},
+		{"/data/pipe", unix.ENXIO},
+		{"/data/null", unix.EACCES},
+		{"/data/sock", unix.ENXIO},
+		{"/proc/1/environ", unix.EACCES},
+		{"/proc/self/environ", unix.EACCES},
+		{"/proc/1/task/1/mem", unix.EACCES},
+		{"relative", unix.EINVAL},
+		{"", unix.EINVAL},
+		{"/etc/ins\x00ide", unix.EINVAL},
+		{"/etc/inside/x", unix.ENOTDIR},
+		{"/etc/inside/", unix.ENOTDIR},
+		{"/" + strings.Repeat("x", 300), unix.ENAMETOOLONG},
+		{strings.Repeat("/x", 3000), unix.ENAMETOOLONG},
 	} {
 		_, err := read(t, c, test.name)
 		wants(t, test.name, err, test.errno)

@@ -96,8 +96,13 @@ func (f *FS) Open(_ context.Context, path string, flags targetfs.OpenFlags, perm
 		flag  targetfs.OpenFlags
 		linux int
 	}{
-		{targetfs.Append, unix.O_APPEND}, {targetfs.Create, unix.O_CREAT}, {targetfs.Exclusive, unix.O_EXCL}, {targetfs.Truncate, unix.O_TRUNC},
-		{targetfs.Directory, unix.O_DIRECTORY}, {targetfs.NoFollow, unix.O_NOFOLLOW}, {targetfs.Sync, unix.O_SYNC},
+		{targetfs.Append, unix.O_APPEND},
+		{targetfs.Create, unix.O_CREAT},
+		{targetfs.Exclusive, unix.O_EXCL},
+		{targetfs.Truncate, unix.O_TRUNC},
+		{targetfs.Directory, unix.O_DIRECTORY},
+		{targetfs.NoFollow, unix.O_NOFOLLOW},
+		{targetfs.Sync, unix.O_SYNC},
 	} {
 		if flags&b.flag != 0 {
 			how |= b.linux
