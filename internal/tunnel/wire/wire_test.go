@@ -157,6 +157,17 @@ func kind(r *bufio.Reader) error { _, err := wire.ReadKind(r); return err }
 
 // FuzzStream feeds every reader: none may panic, and what one accepts it must write back
 // in a form that reads the same.
+// TestFilesHeader: what follows is package targetfs's.
+func TestFilesHeader(t *testing.T) {
+	var b bytes.Buffer
+	if err := wire.WriteFilesHeader(&b); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := wire.ReadKind(&b); k != wire.KindFiles || err != nil || k.String() != "files" {
+		t.Errorf("%v, %v", k, err)
+	}
+}
+
 func FuzzStream(f *testing.F) {
 	for _, m := range messages() {
 		var b bytes.Buffer
