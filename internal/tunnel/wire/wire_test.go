@@ -111,7 +111,7 @@ func TestMalformed(t *testing.T) {
 		read func(*bufio.Reader) error
 	}{
 		"kind 0":           {"\x00", kind},
-		"kind 7":           {"\x07", kind},
+		"kind 9":           {"\x09", kind},
 		"unix type 3":      {"\x03\x02/a", func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
 		"unix no name":     {"\x01\x00", func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
 		"unix long name":   {"\x01\x6d/" + strings.Repeat("a", 108), func(r *bufio.Reader) error { _, err := wire.ReadUnix(r); return err }},
@@ -155,8 +155,6 @@ func TestLargestEnvironment(t *testing.T) {
 
 func kind(r *bufio.Reader) error { _, err := wire.ReadKind(r); return err }
 
-// FuzzStream feeds every reader: none may panic, and what one accepts it must write back
-// in a form that reads the same.
 // TestFilesHeader: what follows is package targetfs's.
 func TestFilesHeader(t *testing.T) {
 	var b bytes.Buffer
@@ -168,6 +166,8 @@ func TestFilesHeader(t *testing.T) {
 	}
 }
 
+// FuzzStream feeds every reader: none may panic, and what one accepts it must write back
+// in a form that reads the same.
 func FuzzStream(f *testing.F) {
 	for _, m := range messages() {
 		var b bytes.Buffer
