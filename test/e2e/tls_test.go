@@ -219,3 +219,26 @@ func TestHostname(t *testing.T) {
 		}
 	}
 }
+
+// TestTLSStealOperator: with an operator, its word counts.
+func TestTLSStealOperator(t *testing.T) {
+	i := withoutOperator(t)
+	s := &stage{Env: i.env, ns: i.env.Namespace(t)}
+	i.mustInstall()
+	port := freePort(t)
+	authority := s.secureShop(t, port)
+	ip4, _ := s.ips(t, "web")
+	config := s.incoming(object{
+		"mode": "steal", "http_filter": object{"header_filter": "^x-user: me$"}, "tls_delivery": object{"protocol": "tcp"},
+	})
+	config["operator"] = true
+	se := s.start(t, run{config: config, command: laptop("laptop", port)})
+	se.subscribed(port)
+	c := oneSecure(t, authority, net.JoinHostPort(ip4, fmt.Sprint(port)), true)
+	for header, want := range map[string]string{"X-User: me": "laptop", "X-User: you": "web"} {
+		if a, err := (asked{path: "/", header: header}).do(c, "https://shop.example/"); err != nil || a.Name != want {
+			t.Errorf("%s: answered by %s, not by %s: %v", header, a.Name, want, err)
+		}
+	}
+	se.stop()
+}
