@@ -161,30 +161,71 @@ func TestHTTPFilter(t *testing.T) {
 		env      []string
 		requests []asked
 	}{
-		{"header", object{"header_filter": "^x-user: (?=an)an+a$"}, nil, []asked{
-			{path: "/", header: "X-User: Anna", chosen: true}, {path: "/"}, {path: "/", header: "X-User: bob"},
-			{method: "POST", path: "/a", header: "x-user: anna", body: strings.Repeat("a", 100_000), chosen: true},
-		}},
-		{"path", object{"path_filter": `^/api/\d+$`}, nil, []asked{
-			{path: "/api/1", chosen: true}, {path: "/API/22?q=x", chosen: true}, {path: "/api/x"}, {path: "/"},
-		}},
-		{"method", object{"method_filter": "post"}, nil, []asked{
-			{method: "POST", path: "/", body: "{}", chosen: true}, {path: "/"}, {method: "PUT", path: "/", body: "{}"},
-		}},
-		{"body", object{"body_filter": body}, nil, []asked{
-			{method: "POST", path: "/", body: anna, chosen: true}, {method: "POST", path: "/", body: bob},
-			{path: "/"}, {method: "POST", path: "/", body: "not json: anna"},
-		}},
-		{"jq", object{"header_filter_jq": `ascii_downcase | test("^x-user: an")`}, nil, []asked{
-			{path: "/", header: "X-User: Anna", chosen: true}, {path: "/"}, {path: "/", header: "X-User: bob"},
-		}},
-		{"all_of", object{"all_of": []object{{"path": "^/api"}, {"header": "^x-user: anna$"}, body}}, nil, []asked{
-			{method: "POST", path: "/api", header: "X-User: anna", body: anna, chosen: true}, {method: "POST", path: "/api", header: "X-User: anna", body: bob},
-			{path: "/api", header: "X-User: anna"}, {method: "POST", path: "/", header: "X-User: anna", body: anna},
-		}},
-		{"any_of", object{"any_of": []object{{"method": "DELETE"}, {"query": `. == "X-User: anna"`}, {"path": "^/mine"}}}, nil, []asked{
-			{method: "DELETE", path: "/", chosen: true}, {path: "/mine?x", chosen: true}, {path: "/"}, {method: "POST", path: "/", body: anna},
-		}},
+		{
+			"header",
+			object{"header_filter": "^x-user: (?=an)an+a$"},
+			nil,
+			[]asked{
+				{path: "/", header: "X-User: Anna", chosen: true},
+				{path: "/"},
+				{path: "/", header: "X-User: bob"},
+				{method: "POST", path: "/a", header: "x-user: anna", body: strings.Repeat("a", 100_000), chosen: true},
+			},
+		},
+		{
+			"path",
+			object{"path_filter": `^/api/\d+$`},
+			nil,
+			[]asked{
+				{path: "/api/1", chosen: true}, {path: "/API/22?q=x", chosen: true}, {path: "/api/x"}, {path: "/"},
+			},
+		},
+		{
+			"method",
+			object{"method_filter": "post"},
+			nil,
+			[]asked{
+				{method: "POST", path: "/", body: "{}", chosen: true}, {path: "/"}, {method: "PUT", path: "/", body: "{}"},
+			},
+		},
+		{
+			"body",
+			object{"body_filter": body},
+			nil,
+			[]asked{
+				{method: "POST", path: "/", body: anna, chosen: true},
+				{method: "POST", path: "/", body: bob},
+				{path: "/"},
+				{method: "POST", path: "/", body: "not json: anna"},
+			},
+		},
+		{
+			"jq",
+			object{"header_filter_jq": `ascii_downcase | test("^x-user: an")`},
+			nil,
+			[]asked{
+				{path: "/", header: "X-User: Anna", chosen: true}, {path: "/"}, {path: "/", header: "X-User: bob"},
+			},
+		},
+		{
+			"all_of",
+			object{"all_of": []object{{"path": "^/api"}, {"header": "^x-user: anna$"}, body}},
+			nil,
+			[]asked{
+				{method: "POST", path: "/api", header: "X-User: anna", body: anna, chosen: true},
+				{method: "POST", path: "/api", header: "X-User: anna", body: bob},
+				{path: "/api", header: "X-User: anna"},
+				{method: "POST", path: "/", header: "X-User: anna", body: anna},
+			},
+		},
+		{
+			"any_of",
+			object{"any_of": []object{{"method": "DELETE"}, {"query": `. == "X-User: anna"`}, {"path": "^/mine"}}},
+			nil,
+			[]asked{
+				{method: "DELETE", path: "/", chosen: true}, {path: "/mine?x", chosen: true}, {path: "/"}, {method: "POST", path: "/", body: anna},
+			},
+		},
 		{"variable", object{}, []string{"MIRRORD_HTTP_PATH_FILTER=^/api$"}, []asked{{path: "/api", chosen: true}, {path: "/"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
