@@ -243,7 +243,7 @@ func (b *binding) settle(e unix.Errno) {
 }
 
 func (b *binding) answer(e unix.Errno) {
-	b.socket.close()
+	b.close()
 	b.fail(e)
 }
 
@@ -254,7 +254,7 @@ func (b *binding) holder() *holder {
 // bindAt is bind(2) of the child's address with another port.
 func (b *binding) bindAt(port uint16) unix.Errno {
 	binary.BigEndian.PutUint16(b.name[2:], port)
-	_, _, e := unix.Syscall(unix.SYS_BIND, uintptr(b.socket.fd), uintptr(unsafe.Pointer(&b.name[0])), uintptr(len(b.name)))
+	_, _, e := unix.Syscall(unix.SYS_BIND, uintptr(b.fd), uintptr(unsafe.Pointer(&b.name[0])), uintptr(len(b.name)))
 	return e
 }
 

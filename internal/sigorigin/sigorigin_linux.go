@@ -22,7 +22,7 @@ var (
 )
 
 // handle is the handler: handler_linux_*.s.
-func handle()
+func handle() //nolint:unused // the kernel calls it
 
 // handlePC is the address of handle as the kernel has to call it.
 func handlePC() uintptr
