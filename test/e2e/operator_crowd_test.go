@@ -66,7 +66,9 @@ func (s *crowdStage) assemble(t *testing.T, n int) {
 	t.Helper()
 	began := time.Now()
 	var err error
-	s.all, err = sessionload.Assemble(t.Context(), s.user, n, s.load)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	s.all, err = sessionload.Assemble(ctx, s.user, n, s.load)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,11 +311,11 @@ func (s *crowdStage) usageOf(t *testing.T, pods []corev1.Pod) (u usage) {
 	return u
 }
 
-// TestManySessions: one replica and one agent bear 500 sessions, and need less than half a MiB for
+// TestManySessions: one replica and one agent bear 200 sessions, and need less than half a MiB for
 // each.
 func TestManySessions(t *testing.T) {
 	const most = 512 // KiB for each session, operator and agent together
-	const n = 500
+	const n = 200
 	s := newCrowdStage(t, 1, 2*time.Second)
 	operator := func() []corev1.Pod { return s.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-operator") }
 	agent := func() []corev1.Pod {
