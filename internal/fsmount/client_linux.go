@@ -150,12 +150,12 @@ func (o *opener) open(name string, flags int) (int, error) {
 	b = binary.NativeEndian.AppendUint64(b, uint64(flags))
 	b = append(b, name...)
 	o.sending.Lock()
-	err := unix.EINTR
-	for err == unix.EINTR {
-		err, _ = unix.Sendmsg(o.socket, b, nil, nil, unix.MSG_NOSIGNAL).(unix.Errno)
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Sendmsg(o.socket, b, nil, nil, unix.MSG_NOSIGNAL)
 	}
 	o.sending.Unlock()
-	if err != 0 {
+	if err != nil {
 		o.mu.Lock()
 		delete(o.waiting, id)
 		o.mu.Unlock()

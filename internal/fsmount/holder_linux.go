@@ -57,8 +57,11 @@ func makeMount() (mount, dev int, err error) {
 	}
 	defer unix.Close(fs)
 	options := [][2]string{
-		{"source", "mirrord"}, {"fd", strconv.Itoa(dev)}, {"rootmode", "40000"},
-		{"user_id", strconv.Itoa(os.Getuid())}, {"group_id", strconv.Itoa(os.Getgid())},
+		{"source", "mirrord"},
+		{"fd", strconv.Itoa(dev)},
+		{"rootmode", "40000"},
+		{"user_id", strconv.Itoa(os.Getuid())},
+		{"group_id", strconv.Itoa(os.Getgid())},
 	}
 	for _, o := range options {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
@@ -91,7 +94,6 @@ const inNamespace = "MIRRORD_FILES_NAMESPACE"
 type holder struct {
 	socket, mount int
 	sending       sync.Mutex
-	wg            sync.WaitGroup
 }
 
 // serve opens files until the other side is gone. Opens that are under way then fail, since nobody serves the mount any more.

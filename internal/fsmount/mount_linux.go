@@ -78,7 +78,7 @@ func (m *Mount) serve(dev int) error {
 	if err == nil {
 		var st unix.Stat_t
 		err = unix.Fstat(fd, &st)
-		m.dev = uint64(st.Dev)
+		m.dev = st.Dev
 		_ = unix.Close(fd)
 	}
 	if err != nil {

@@ -181,7 +181,7 @@ func (c fileCall) answer(err error) {
 	if e, ok := errors.AsType[*targetfs.Error](err); ok && e.Reason != "" {
 		c.files.say(e.Path + ": " + e.Reason)
 	}
-	c.fail(unix.Errno(targetfs.Errno(err)))
+	c.fail(targetfs.Errno(err))
 }
 
 // put stores an answer in the caller's memory.

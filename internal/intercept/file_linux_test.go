@@ -126,13 +126,19 @@ func TestFilesOfPrograms(t *testing.T) {
 		{"a shell's own", []string{"sh", "-c", ". /app/hello 2>/dev/null; read line < /app/hello; echo $line"}, "from the target\n"},
 		{"tar", []string{"sh", "-c", "tar -C / -cf - app/sub | tar -tf - | sort"}, "app/sub/\napp/sub/one\napp/sub/two\n"},
 		{"fd of proc", []string{"sh", "-c", "exec 3</app/hello; readlink /proc/$$/fd/3; cat /proc/$$/fd/3"}, "/app/hello\nfrom the target\n"},
-		{"python", []string{"python3", "-c", "import os, sys, json, mmap; sys.path.insert(0, '/app'); import mod; d = os.open('/app/sub', os.O_RDONLY); " +
-			"print(mod.where, json.load(open('/app/data.json'))['where'], sorted(os.listdir('/app/sub')), os.stat('one', dir_fd=d).st_size, " +
-			"open('two', opener=lambda n, f: os.open(n, f, dir_fd=d)).read(), mmap.mmap(os.open('/app/hello', 0), 0, prot=1)[:4], os.path.samefile('/app/link', '/app/hello'), " +
-			"os.fstat(os.open('/app/hello', 0)) == os.stat('/app/hello'), [e.name for e in os.scandir('/app') if e.is_symlink()]); os.fchdir(d); print(open('one').read(), os.listdir('.') == os.listdir(d))"},
-			"target target ['one', 'two'] 1 22 b'from' True True ['link']\n1 True\n"},
-		{"node", []string{"node", "-e", "const fs = require('fs'); console.log(require('/app/mod.js'), fs.readFileSync('/app/hello', 'utf8').trim(), fs.readdirSync('/app/sub'), fs.statSync('/app/sub/two').size, fs.realpathSync('/app/link'))"},
-			"target from the target [ 'one', 'two' ] 2 /app/hello\n"},
+		{
+			"python",
+			[]string{"python3", "-c", "import os, sys, json, mmap; sys.path.insert(0, '/app'); import mod; d = os.open('/app/sub', os.O_RDONLY); " +
+				"print(mod.where, json.load(open('/app/data.json'))['where'], sorted(os.listdir('/app/sub')), os.stat('one', dir_fd=d).st_size, " +
+				"open('two', opener=lambda n, f: os.open(n, f, dir_fd=d)).read(), mmap.mmap(os.open('/app/hello', 0), 0, prot=1)[:4], os.path.samefile('/app/link', '/app/hello'), " +
+				"os.fstat(os.open('/app/hello', 0)) == os.stat('/app/hello'), [e.name for e in os.scandir('/app') if e.is_symlink()]); os.fchdir(d); print(open('one').read(), os.listdir('.') == os.listdir(d))"},
+			"target target ['one', 'two'] 1 22 b'from' True True ['link']\n1 True\n",
+		},
+		{
+			"node",
+			[]string{"node", "-e", "const fs = require('fs'); console.log(require('/app/mod.js'), fs.readFileSync('/app/hello', 'utf8').trim(), fs.readdirSync('/app/sub'), fs.statSync('/app/sub/two').size, fs.realpathSync('/app/link'))"},
+			"target from the target [ 'one', 'two' ] 2 /app/hello\n",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

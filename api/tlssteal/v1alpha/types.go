@@ -15,7 +15,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.spec.ports[*].port`,description="The first of its ports"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Labels",type=string,priority=1,JSONPath=`.spec.selector`,description="The targets that it is for, by their labels; empty means all"
-type MirrordClusterTlsStealConfig struct { //nolint:revive,staticcheck // the kind is spelled like that
+type MirrordClusterTlsStealConfig struct { //nolint:staticcheck // the kind is spelled like that
 	metav1.TypeMeta `json:",inline"`
 
 	// metadata is the object's metadata.
@@ -30,7 +30,7 @@ type MirrordClusterTlsStealConfig struct { //nolint:revive,staticcheck // the ki
 // MirrordClusterTlsStealConfigList is a list of cluster-wide configurations.
 //
 // +kubebuilder:object:root=true
-type MirrordClusterTlsStealConfigList struct { //nolint:revive,staticcheck // see above
+type MirrordClusterTlsStealConfigList struct { //nolint:staticcheck // see above
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []MirrordClusterTlsStealConfig `json:"items"`
@@ -49,7 +49,7 @@ type MirrordClusterTlsStealConfigList struct { //nolint:revive,staticcheck // se
 // +kubebuilder:printcolumn:name="Ports",type=string,JSONPath=`.spec.ports[*].port`,description="The first of its ports"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Labels",type=string,priority=1,JSONPath=`.spec.selector`,description="The targets that it is for, by their labels; empty means all"
-type MirrordTlsStealConfig struct { //nolint:revive,staticcheck // the kind is spelled like that
+type MirrordTlsStealConfig struct { //nolint:staticcheck // the kind is spelled like that
 	metav1.TypeMeta `json:",inline"`
 
 	// metadata is the object's metadata.
@@ -64,7 +64,7 @@ type MirrordTlsStealConfig struct { //nolint:revive,staticcheck // the kind is s
 // MirrordTlsStealConfigList is a list of configurations of one or more namespaces.
 //
 // +kubebuilder:object:root=true
-type MirrordTlsStealConfigList struct { //nolint:revive,staticcheck // see above
+type MirrordTlsStealConfigList struct { //nolint:staticcheck // see above
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []MirrordTlsStealConfig `json:"items"`

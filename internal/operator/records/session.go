@@ -58,12 +58,12 @@ func Notify(r *records.SessionRecord, now time.Time, level, text string) {
 
 // Reasons for an end, as in [sessions.SessionEnd].
 const (
-	ReasonDeleted        = "Deleted"
-	ReasonPolicyChanged  = "PolicyChanged"
-	ReasonTargetGone     = "TargetGone"
-	ReasonClientGone     = "ClientGone"
-	ReasonTimeLimit      = "TimeLimit"
-	ReasonRightsChanged  = "RightsChanged"
+	ReasonDeleted       = "Deleted"
+	ReasonPolicyChanged = "PolicyChanged"
+	ReasonTargetGone    = "TargetGone"
+	ReasonClientGone    = "ClientGone"
+	ReasonTimeLimit     = "TimeLimit"
+	ReasonRightsChanged = "RightsChanged"
 	// ReasonCompleted is a client that said goodbye.
 	ReasonCompleted = "Completed"
 )

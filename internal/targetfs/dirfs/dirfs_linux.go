@@ -51,7 +51,8 @@ func (f *FS) Stat(_ context.Context, path string, yes bool) (targetfs.Attr, erro
 func attr(st *unix.Stat_t) targetfs.Attr {
 	ts := func(t unix.Timespec) targetfs.Timespec { return targetfs.Timespec{Sec: t.Sec, Nsec: uint32(t.Nsec)} }
 	return targetfs.Attr{
-		Mode: st.Mode, Ino: st.Ino, Dev: st.Dev, Nlink: uint64(st.Nlink), UID: st.Uid, GID: st.Gid, Rdev: st.Rdev, Size: st.Size,
+		Mode: st.Mode, Ino: st.Ino, Dev: st.Dev, UID: st.Uid, GID: st.Gid, Rdev: st.Rdev, Size: st.Size,
+		Nlink:   uint64(st.Nlink), //nolint:unconvert // uint32 on arm64
 		Blksize: uint32(st.Blksize), Blocks: uint64(st.Blocks), Atime: ts(st.Atim), Mtime: ts(st.Mtim), Ctime: ts(st.Ctim),
 	}
 }
