@@ -10,10 +10,9 @@ import (
 func (r *Rules) builtIn(name string) Place {
 	switch name {
 	case "/etc/resolv.conf", "/etc/hosts":
-		if !r.laptop.Names {
-			return Local
-		}
-		return ReadOnly
+		// Names are looked up in the target in another way. A resolver that had these files of the target's would put search domains behind
+		// a name itself, or not ask at all: filters would not see the name as it was written, and what it stands for.
+		return Local
 	case "/etc/hostname":
 		return ReadOnly
 	}

@@ -71,8 +71,6 @@ type Laptop struct {
 	Home, Dir, Program string
 	// Local are further directories of this kind.
 	Local []string
-	// Names says whether names are resolved in the target: then it has the files that say how, too.
-	Names bool
 }
 
 // Rules decide. They are immutable and may be used from many goroutines. The zero value leaves all local.

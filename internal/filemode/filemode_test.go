@@ -5,7 +5,7 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	laptop := Laptop{Home: "/home/dev", Dir: "/data/shop", Program: "/srv/tools/bin", Local: []string{"/cache/go"}, Names: true}
+	laptop := Laptop{Home: "/home/dev", Dir: "/data/shop", Program: "/srv/tools/bin", Local: []string{"/cache/go"}}
 	const (
 		read  = Read
 		write = Write
@@ -26,10 +26,12 @@ func TestDecide(t *testing.T) {
 		{name: "local", fs: Settings{Mode: Off, ReadOnly: []string{"/app"}}, path: "/app/x", want: Local},
 		{name: "zero", path: "/app/x", want: Local},
 		{name: "overrides: the rest", fs: Settings{Mode: Overrides}, path: "/app/x", want: Local},
-		{name: "overrides: names", fs: Settings{Mode: Overrides}, path: "/etc/resolv.conf", want: ReadOnly},
+		{name: "overrides: the host name", fs: Settings{Mode: Overrides}, path: "/etc/hostname", want: ReadOnly},
+		{name: "overrides: names", fs: Settings{Mode: Overrides}, path: "/etc/hosts", want: Local},
+		{name: "name servers", fs: Settings{Mode: Write}, path: "/etc/resolv.conf", want: Local},
+		{name: "name servers, asked for", fs: Settings{Mode: Read, ReadOnly: []string{"^/etc/resolv.conf$"}}, path: "/etc/resolv.conf", want: ReadOnly},
 		{name: "overrides: certificates", fs: Settings{Mode: Overrides}, path: "/etc/ssl/certs/ca.pem", want: ReadOnly},
 		{name: "overrides: list", fs: Settings{Mode: Overrides, ReadWrite: []string{"^/app/"}}, path: "/app/x", write: true, want: ReadWrite},
-		{name: "names on the laptop", fs: Settings{Mode: read}, laptop: Laptop{Dir: "/x"}, path: "/etc/hosts", want: Local},
 		{name: "read_write before read_only", fs: Settings{Mode: read, ReadWrite: []string{"/a"}, ReadOnly: []string{"/a"}}, path: "/a", write: true, want: ReadWrite},
 		{name: "read_only before local", fs: Settings{Mode: read, ReadOnly: []string{"/usr/x"}, Local: []string{"/usr"}}, path: "/usr/x", want: ReadOnly},
 		{name: "local before not_found", fs: Settings{Mode: read, Local: []string{"/a"}, NotFound: []string{"/a"}}, path: "/a", want: Local},
@@ -38,7 +40,7 @@ func TestDecide(t *testing.T) {
 		{name: "a list before those built in", fs: Settings{Mode: read, ReadOnly: []string{"^/tmp/shared"}}, path: "/tmp/shared/x", want: ReadOnly},
 		{name: "mapping first", fs: Settings{Mode: read, Mapping: map[string]string{"^/data/shop/etc/(.*)": "/etc/shop/$1"}, ReadOnly: []string{"^/etc/shop"}}, path: "/data/shop/etc/a", want: ReadOnly, at: "/etc/shop/a"},
 		{name: "mapping to the laptop", fs: Settings{Mode: read, Mapping: map[string]string{"^/app": "/data/shop"}}, path: "/app/a", want: Local, at: "/data/shop/a"},
-		{name: "not clean", fs: Settings{Mode: read}, path: "/app/../etc//./resolv.conf", want: ReadOnly, at: "/etc/resolv.conf"},
+		{name: "not clean", fs: Settings{Mode: read}, path: "/app/../etc//./hostname", want: ReadOnly, at: "/etc/hostname"},
 		{name: "not absolute", fs: Settings{Mode: write}, path: "x", want: Local},
 
 		{name: "home", fs: Settings{Mode: write}, path: "/home/dev/src/x", want: Local},

@@ -21,9 +21,9 @@ var broughtVariables = []string{
 	"GEM_HOME", "GEM_PATH", "BUNDLE_PATH", "DOTNET_ROOT", "NUGET_PACKAGES", "PERL5LIB", "COMPOSER_HOME",
 }
 
-// fileRules compiles feature.fs for the laptop. Names says whether names resolve in the target.
-func fileRules(cfg *config.Config, path, dir string, environ []string, names bool) (*filemode.Rules, error) {
-	laptop := filemode.Laptop{Dir: dir, Names: names, Home: valueOf(environ, "HOME")}
+// fileRules compiles feature.fs for the laptop.
+func fileRules(cfg *config.Config, path, dir string, environ []string) (*filemode.Rules, error) {
+	laptop := filemode.Laptop{Dir: dir, Home: valueOf(environ, "HOME")}
 	if laptop.Dir == "" {
 		laptop.Dir, _ = os.Getwd()
 	}

@@ -144,7 +144,7 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if b, err := os.ReadFile(hosts); err == nil {
 		p.table.LearnHosts(b)
 	}
-	if p.files, err = fileRules(cfg, p.path, p.dir, p.environ, p.table.ResolvesNames()); err != nil {
+	if p.files, err = fileRules(cfg, p.path, p.dir, p.environ); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -112,16 +112,17 @@ func TestFlagsReachTheConfiguration(t *testing.T) {
 	}
 	yes := true
 	want := config.Config{
-		AcceptInvalidCertificates: &yes, Profile: "ns/base", KubeContext: "c1", Key: "k9",
+		AcceptInvalidCertificates: &yes, SkipBuildTools: true, Profile: "ns/base", KubeContext: "c1", Key: "k9",
 		Target: config.Target{Path: config.TargetPath{Kind: config.Deployment, Name: "shop", Container: "web"}, Namespace: "shop"},
 		Feature: config.Feature{
 			Network: config.Network{Incoming: config.Incoming{Mode: config.IncomingSteal, OnConcurrentSteal: "abort"}, IPv6: true},
 			Env:     config.Env{Enabled: true, Include: []string{"A", "B*"}, EnvFile: "e.env"},
-			FS:      config.FS{Mode: config.FSLocal}, Hostname: true,
+			FS:      config.FS{Mode: config.FSLocal}, Hostname: true, Magic: config.Magic{AWS: true},
 		},
 		Agent: config.Agent{
 			Namespace: "agents", Image: "img:1", ImagePullPolicy: "IfNotPresent", TTL: 7, Ephemeral: true,
 			CommunicationTimeout: 300, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug",
+			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2,
 		},
 	}
 	ignore := cmp.FilterPath(func(p cmp.Path) bool { return slices.Contains([]string{"origins", "extra"}, p.Last().String()[1:]) }, cmp.Ignore())
