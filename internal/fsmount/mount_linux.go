@@ -73,9 +73,11 @@ func (m *Mount) serve(dev int) error {
 		server.Serve()
 	}()
 	// The first close of a file asks for a flush, and is told that there is none: the kernel asks never again (fc->no_flush). Else our own
-	// closes, at the end of this process for one, would wait for an answer of ours.
+	// closes, at the end of this process for one, would wait for an answer of ours. Likewise the first poll (fc->no_poll): Go's runtime adds
+	// files to epoll in a way that can keep this process from answering.
 	fd, err := m.opener.open(primer, unix.O_RDONLY)
 	if err == nil {
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		var st unix.Stat_t
 		err = unix.Fstat(fd, &st)
 		m.dev = st.Dev
