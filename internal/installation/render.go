@@ -89,7 +89,7 @@ func Render(values Values, version string) ([]Object, error) {
 // rank orders kinds by what needs what.
 func rank(kind string) int {
 	order := []string{
-		"Namespace", "CustomResourceDefinition", "PriorityClass", "ServiceAccount", "Secret", "Issuer", "Certificate",
+		"Namespace", "CustomResourceDefinition", "PriorityClass", "FlowSchema", "ServiceAccount", "Secret", "Issuer", "Certificate",
 		"ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding", "NetworkPolicy", "Service", "PodDisruptionBudget",
 		"Deployment", "APIService",
 	}

@@ -150,14 +150,14 @@ func TestVariants(t *testing.T) {
 	}{
 		{
 			"usual", nil,
-			[]string{"Namespace /mirrord", "Secret mirrord/mirrord-operator-tls", "PodDisruptionBudget mirrord/mirrord-operator", "NetworkPolicy mirrord/mirrord-agent", "PriorityClass /mirrord-agent"},
+			[]string{"Namespace /mirrord", "Secret mirrord/mirrord-operator-tls", "PodDisruptionBudget mirrord/mirrord-operator", "NetworkPolicy mirrord/mirrord-agent", "PriorityClass /mirrord-agent", "FlowSchema /mirrord-carriers"},
 			[]string{"Certificate mirrord/mirrord-operator"},
 		},
 		{
 			"one replica, bare",
-			Values{"operator": map[string]any{"replicas": 1}, "networkPolicy": map[string]any{"enabled": false}, "createNamespace": false, "crds": map[string]any{"install": false}},
+			Values{"operator": map[string]any{"replicas": 1}, "networkPolicy": map[string]any{"enabled": false}, "flowSchema": map[string]any{"create": false}, "createNamespace": false, "crds": map[string]any{"install": false}},
 			[]string{"CustomResourceDefinition /sessionrecords.records.mirrord.metalbear.co"},
-			[]string{"Namespace /mirrord", "PodDisruptionBudget mirrord/mirrord-operator", "NetworkPolicy mirrord/mirrord-agent", "CustomResourceDefinition /mirrordprofiles.profiles.mirrord.metalbear.co"},
+			[]string{"Namespace /mirrord", "FlowSchema /mirrord-carriers", "PodDisruptionBudget mirrord/mirrord-operator", "NetworkPolicy mirrord/mirrord-agent", "CustomResourceDefinition /mirrordprofiles.profiles.mirrord.metalbear.co"},
 		},
 		{
 			"cert-manager", Set(true, "tls", "certManager", "enabled"),

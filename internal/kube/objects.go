@@ -27,6 +27,7 @@ var objectKinds = []objectKind{
 	clusterKind("", "v1", "Namespace", "namespaces"),
 	clusterKind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"),
 	clusterKind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses"),
+	clusterKind("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas"),
 	namespacedKind("", "v1", "ServiceAccount", "serviceaccounts"),
 	namespacedKind("", "v1", "Secret", "secrets"),
 	{schema.GroupVersionKind{Group: "cert-manager.io", Version: "v1", Kind: "Issuer"}, "issuers", true, true},

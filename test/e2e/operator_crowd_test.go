@@ -237,6 +237,7 @@ func TestReplicasUnderSessions(t *testing.T) {
 			t.Errorf("agent %s of the old version is gone, and has sessions", name)
 		}
 	}
+	s.begins(t) // by a replica of the new version: there is no other any more
 	// The session that has just begun and ended has left the agent of its version behind.
 	if now := s.agentsNow(t); len(now) != len(agents)+1 {
 		t.Errorf("the new version's sessions have no agent of its own version: there were %v, there are %v", agents, now)
@@ -311,6 +312,28 @@ func (s *crowdStage) usageOf(t *testing.T, pods []corev1.Pod) (u usage) {
 	return u
 }
 
+// leavesPlace checks that the API server does not count the connections of sessions among the
+// requests that it serves at a time: other users would wait for as long as sessions last.
+func (s *crowdStage) leavesPlace(t *testing.T, sessions int) {
+	t.Helper()
+	metrics, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "--raw", "/metrics")
+	must(t, err)
+	seats, levels := 0, 0
+	for line := range strings.Lines(metrics) {
+		const metric = "apiserver_flowcontrol_current_executing_seats{"
+		if !strings.HasPrefix(line, metric) || strings.Contains(line, `priority_level="exempt"`) {
+			continue
+		}
+		levels++
+		n, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
+		must(t, err)
+		seats += n
+	}
+	if levels == 0 || seats >= sessions/2 {
+		t.Errorf("%d sessions take %d seats of the API server in %d priority levels", sessions, seats, levels)
+	}
+}
+
 // TestManySessions: one replica and one agent bear 200 sessions, and need less than half a MiB for
 // each.
 func TestManySessions(t *testing.T) {
@@ -324,6 +347,7 @@ func TestManySessions(t *testing.T) {
 	o0, a0 := s.usageOf(t, operator()), s.usageOf(t, agent())
 	s.assemble(t, n)
 	s.goOn(t, "at first")
+	s.leavesPlace(t, n)
 	o1, a1 := s.usageOf(t, operator()), s.usageOf(t, agent())
 	began := time.Now()
 	for time.Since(began) < 20*time.Second {
