@@ -118,6 +118,13 @@ func Compile(fs Settings, policies []Policy, laptop Laptop) (*Rules, error) {
 		}
 		r.mapping = append(r.mapping, mapping{p[0], fs.Mapping[key]})
 	}
+	return r.With(policies)
+}
+
+// With returns the rules with further policies.
+func (r *Rules) With(policies []Policy) (*Rules, error) {
+	with := *r
+	with.policies = slices.Clone(r.policies)
 	for _, p := range policies {
 		var c policy
 		for _, l := range []struct {
@@ -130,9 +137,9 @@ func Compile(fs Settings, policies []Policy, laptop Laptop) (*Rules, error) {
 			}
 			*l.to = compiled
 		}
-		r.policies = append(r.policies, c)
+		with.policies = append(with.policies, c)
 	}
-	return r, nil
+	return &with, nil
 }
 
 func keys(m map[string]string) func(func(string) bool) {

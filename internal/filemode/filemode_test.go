@@ -115,3 +115,26 @@ func FuzzDecide(f *testing.F) {
 		}
 	})
 }
+
+// TestWith: policies that become known later count, and leave the rules that they were added to alone.
+func TestWith(t *testing.T) {
+	base, err := Compile(Settings{Mode: Write}, nil, Laptop{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with, err := base.With([]Policy{{Local: []string{"^/APP/"}}, {NotFound: []string{"secret"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]Place{"/app/x": Local, "/srv/secret": NotFound, "/srv/x": ReadWrite} {
+		if got, _ := with.Decide(path, true); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+		if got, _ := base.Decide(path, true); got != ReadWrite {
+			t.Errorf("%s without policies: %s", path, got)
+		}
+	}
+	if _, err := base.With([]Policy{{ReadOnly: []string{"("}}}); err == nil {
+		t.Error("a rule that is no expression is accepted")
+	}
+}

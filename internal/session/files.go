@@ -11,6 +11,7 @@ import (
 	from "github.com/mirrord-go/mirrord/internal/config/origin"
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
 // broughtVariables name directories, or lists of them, that programs of the laptop bring along: where their interpreters, libraries and caches are.
@@ -91,10 +92,25 @@ func (s *session) serveFiles(ctx context.Context, rules *filemode.Rules) (*inter
 	if err := s.fleet.FilesProblem(ctx); err != nil {
 		return nil, err
 	}
+	// The agent holds to the policies' rules whatever we do; with them known here, what has to be local is the laptop's file.
+	if with, err := rules.With(s.filePolicies); err != nil {
+		s.log.Warn("a rule for files is the agent's alone", "error", err)
+	} else {
+		rules = with
+	}
 	return intercept.ServeFiles(context.WithoutCancel(ctx), s.log, intercept.Files{
 		Rules: rules, Target: s.fleet.Files(), Holder: s.o.FilesHolder,
 		Notice: func(text string) { s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: text}) },
 	})
+}
+
+// filePolicies are what policies say about files, as an agent knows them.
+func filePolicies(rules []wire.FileRules) []filemode.Policy {
+	var policies []filemode.Policy
+	for _, r := range rules {
+		policies = append(policies, filemode.Policy{ReadOnly: r.ReadOnly, Local: r.Local, NotFound: r.NotFound})
+	}
+	return policies
 }
 
 // needsFiles says whether a user asked for more than what a laptop alone may do as well.

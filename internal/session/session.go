@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session/autoport"
 	"github.com/mirrord-go/mirrord/internal/session/fleet"
@@ -239,8 +240,10 @@ type session struct {
 	ready      chan struct{} // closed when what follows is set
 	targetless bool
 	hostname   string // of the target, as the process is to see it; empty for the laptop's
-	ports      *incoming.Ports
-	net        *network
+	// filePolicies are the policies' rules for files when the session began.
+	filePolicies []filemode.Policy
+	ports        *incoming.Ports
+	net          *network
 
 	child  intercept.Process
 	served *intercept.FileServer // the target's files; nil when all are the laptop's
@@ -254,6 +257,7 @@ func (s *session) prepare(w wire.Welcome) {
 	if s.o.Plan.config.Feature.Hostname && !w.Targetless {
 		s.hostname = w.Hostname
 	}
+	s.filePolicies = filePolicies(w.FileRules)
 	s.net = newNetwork(s.log, s.o.Plan, s.fleet, s.o.Observer)
 	s.ports = incoming.New(s.log, s.fleet, incoming.Options{
 		Config: in, HTTP: httpOptions(s.o.Plan.config.Agent), Delivery: s.o.Plan.delivery, TLS: s.o.TLS,
