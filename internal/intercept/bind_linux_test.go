@@ -163,32 +163,6 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-// Workers that share a port go on sharing it.
-func TestTakenPortOfWorkers(t *testing.T) {
-	t.Parallel()
-	const script = `
-import os, socket, sys
-port = int(sys.argv[1])
-def worker():
-    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(("127.0.0.1", port)); s.listen(16)
-    return s
-first = worker(); pid = os.fork()
-second = worker(); print("worker", second.getsockname()[1], flush=True)
-if pid == 0: first.close()
-while True:
-    c, a = (first if pid else second).accept(); c.sendall(b"worker"); c.close()
-`
-	port, n := takenPort(t), &fakeTarget{onBind: elsewhere}
-	r := launch(t, n, nil, "python3", "-c", script, port)
-	eventually(t, "both have the port", func() bool { return strings.Count(r.out.String(), "worker "+port) == 2 })
-	if moved := n.allMoved(); len(moved) != 1 {
-		t.Errorf("moved %q", moved)
-	}
-	if got := answerOf(t, r, "127.0.0.1:"+port); got != "worker" {
-		t.Errorf("the child says %q", got)
-	}
-}
-
 const bindOnly = `
 import errno, socket, sys
 try:
