@@ -107,11 +107,17 @@ func breaking(t *testing.T) (tunnel.Session, tunnel.Session) {
 	if err := errors.Join(err, server.err); err != nil {
 		t.Fatal(err)
 	}
+	// The client may be closed between a cut and its next carrier, so both waits end with it.
 	all.Go(func() {
-		for c := range carriers {
+		for {
 			select {
-			case <-time.After(rand.N(50 * time.Millisecond)):
-				_ = c.Close()
+			case c := <-carriers:
+				select {
+				case <-time.After(rand.N(50 * time.Millisecond)):
+					_ = c.Close()
+				case <-client.Done():
+					return
+				}
 			case <-client.Done():
 				return
 			}
