@@ -103,14 +103,8 @@ func (c *call) watchDeath() (stop func()) {
 func (a *accepting) try() bool {
 	fd, kept := a.incoming.kept(a.on.cookie)
 	if !kept {
-		// On a blocking listener we would wait if another process were faster now, and then
-		// for the next connection, which is ours.
-		if !readableNow(a.on.fd) {
-			return false
-		}
 		var err error
-		fd, _, err = unix.Accept4(a.on.fd, unix.SOCK_CLOEXEC)
-		switch err {
+		switch fd, err = a.incoming.take(a.on); err {
 		case nil:
 		case unix.EAGAIN, unix.EINTR:
 			return false

@@ -61,7 +61,8 @@ func (c *call) refuse(err error) {
 	case unix.EFAULT, unix.EBADF, unix.EINVAL, unix.EMSGSIZE, unix.ENOTSOCK, unix.ESRCH:
 		c.fail(e)
 		return
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+	}
+	if outOfResources(err) {
 		c.log.Error("out of resources while serving a call of the process; raise the limit of open files", slog.Any("error", err))
 		c.fail(unix.ENOBUFS)
 		return
@@ -73,6 +74,16 @@ func (c *call) refuse(err error) {
 	c.log.Log(c.ctx, level, "a process can't be inspected, so its network calls are refused: it changed its user or withdrew itself from inspection",
 		slog.Int("thread", c.tid()), slog.Any("error", err))
 	c.fail(unix.EACCES)
+}
+
+// outOfResources says whether we, not the child, lack what a call needs.
+func outOfResources(err error) bool {
+	for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // An outcome is why a wait for the child ended.

@@ -52,7 +52,7 @@ func (c *call) connect() {
 		c.pass()
 		return
 	}
-	if s.domain == unix.AF_INET && !dst.Addr().Is4() || s.isTCP() && s.domain == unix.AF_INET6 && familyOf(name) != unix.AF_INET6 {
+	if f := familyOf(name); s.domain == unix.AF_INET && f != unix.AF_INET || s.isTCP() && s.domain == unix.AF_INET6 && f != unix.AF_INET6 {
 		s.close()
 		c.fail(unix.EAFNOSUPPORT)
 		return

@@ -274,6 +274,9 @@ func (u *datagramSocket) dropIdle(before time.Time) {
 		}
 	}
 	empty := len(u.flows) == 0
+	if empty {
+		u.done = true // a flow from now on belongs to the next record
+	}
 	u.mu.Unlock()
 	if empty {
 		u.udp.remove(u)

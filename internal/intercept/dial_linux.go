@@ -79,6 +79,11 @@ func (d *dial) settleLimbo() {
 	// The child may learn of it, and ask for the peer, before complete returns.
 	d.outgoing.answers(d.attempt)
 	near, err := d.limbo.complete(d.ctx, d.child)
+	if outOfResources(err) {
+		pipe.Reset(d.conn)
+		d.failLimbo(unix.ENOBUFS)
+		return
+	}
 	if err != nil {
 		// Closed, disconnected or timed out meanwhile.
 		d.log.Debug("a connection was made too late", "destination", d.attempt.dst, "error", err)
@@ -147,8 +152,8 @@ func (d *dial) goOn(errno unix.Errno, answered <-chan struct{}, over bool) {
 		err = d.enterLimbo()
 	}
 	switch {
-	case err != nil && errno != 0:
-		d.fail(sysErrno(err))
+	case err != nil:
+		d.fail(sysErrno(err)) // a caller whose socket another thread has disconnected still waits
 	case errno != 0:
 		d.fail(errno)
 	}

@@ -24,7 +24,15 @@ type incoming struct {
 	// only6 has the unspecified IPv6 listeners that take no IPv4.
 	only6 map[netip.AddrPort]bool
 	// stash has connections that were accepted for a caller who was gone by then.
-	stash map[uint64][]int
+	stash map[uint64][]stashed
+
+	taking sync.Mutex // held while a connection is taken from a listener
+}
+
+// stashed is one accepted connection.
+type stashed struct {
+	fd    int
+	since time.Time
 }
 
 // pair is a connection as the child sees it, unmapped.
@@ -37,7 +45,7 @@ type delivered struct {
 }
 
 // peerKept is how long a client is known after the connection has ended: the child may
-// accept it late. maxClosed bounds those.
+// accept it late. So long, too, a stashed connection waits for the next accept.
 const (
 	peerKept  = 30 * time.Second
 	maxStash  = 16
@@ -115,6 +123,15 @@ func (in *incoming) expire(now time.Time) {
 			delete(in.peers, p)
 		}
 	}
+	for listener, list := range in.stash {
+		for len(list) > 0 && now.Sub(list[0].since) > peerKept {
+			_ = unix.Close(list[0].fd) // its listener has gone too, most likely
+			list = list[1:]
+		}
+		if in.stash[listener] = list; len(list) == 0 {
+			delete(in.stash, listener)
+		}
+	}
 }
 
 // keep stores an accepted connection for the next accept of the listener.
@@ -126,33 +143,50 @@ func (in *incoming) keep(listener uint64, fd int) {
 		return
 	}
 	if in.stash == nil {
-		in.stash = make(map[uint64][]int)
+		in.stash = make(map[uint64][]stashed)
 	}
-	in.stash[listener] = append(in.stash[listener], fd)
+	in.stash[listener] = append(in.stash[listener], stashed{fd, time.Now()})
 }
 
 // kept is the reverse of keep.
 func (in *incoming) kept(listener uint64) (int, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	fds := in.stash[listener]
-	if len(fds) == 0 {
+	list := in.stash[listener]
+	if len(list) == 0 {
 		return -1, false
 	}
-	if len(fds) == 1 {
+	if len(list) == 1 {
 		delete(in.stash, listener)
 	} else {
-		in.stash[listener] = fds[1:]
+		in.stash[listener] = list[1:]
 	}
-	return fds[0], true
+	return list[0].fd, true
+}
+
+// take accepts a connection that waits at the listener; EAGAIN says that none does. It never waits for one: of several
+// processes that wait at a blocking listener one is the fastest, and a caller that is held in accept(2) of our own could
+// neither be interrupted nor outlived. There is no accept that does not block by itself, hence the flag; and the lock,
+// since who comes second must not take the flag for the listener's own.
+func (in *incoming) take(on *socket) (fd int, err error) {
+	in.taking.Lock()
+	defer in.taking.Unlock()
+	if !readableNow(on.fd) {
+		return -1, unix.EAGAIN
+	}
+	err = on.withoutBlocking(func() (err error) {
+		fd, _, err = unix.Accept4(on.fd, unix.SOCK_CLOEXEC)
+		return err
+	})
+	return fd, err
 }
 
 func (in *incoming) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	for _, fds := range in.stash {
-		for _, fd := range fds {
-			_ = unix.Close(fd)
+	for _, list := range in.stash {
+		for _, s := range list {
+			_ = unix.Close(s.fd)
 		}
 	}
 	in.stash = nil

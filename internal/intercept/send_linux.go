@@ -81,10 +81,10 @@ func (c *call) addressed(s *socket, name []byte, flags int) (target, unix.Errno)
 	switch {
 	case !ok || s.isRaw():
 		return target{local: true}, 0
-	case s.domain == unix.AF_INET && !dst.Addr().Is4():
+	case s.domain == unix.AF_INET && familyOf(name) == unix.AF_INET6:
 		return target{}, unix.EAFNOSUPPORT
-	case s.kind == unix.SOCK_STREAM && flags&unix.MSG_FASTOPEN == 0:
-		return target{local: true}, 0 // the address is ignored
+	case s.isTCP() && flags&unix.MSG_FASTOPEN == 0:
+		return target{local: true}, 0 // the address is ignored; SCTP would connect to it
 	}
 	v, errno := c.route(s, dst)
 	switch {

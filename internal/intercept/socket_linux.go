@@ -26,8 +26,8 @@ func (s *socket) close() { _ = unix.Close(s.fd) }
 
 // socket duplicates the descriptor in argument 0. It reports false when it has answered the
 // call: other sockets than those of the Internet are left alone. A call whose socket can't
-// be had is refused when it is strict, which calls are that choose a destination; else it
-// is left alone.
+// be had is refused when it is strict, which calls are that choose a destination, and when we
+// lack the means; else it is left alone.
 func (c *call) socket(strict bool) (*socket, bool) {
 	fd, err := c.tasks.descriptor(c.tid(), c.int(0))
 	if err != nil {
@@ -52,9 +52,10 @@ func (c *call) socket(strict bool) (*socket, bool) {
 	return nil, false
 }
 
-// unreadable answers a call that could not be looked at.
+// unreadable answers a call that could not be looked at. Without the means to look, the kernel's answer might be
+// about something else than the child thinks: SO_ERROR of a connection that failed at the target, for one.
 func (c *call) unreadable(strict bool, err error) {
-	if strict {
+	if strict || outOfResources(err) {
 		c.refuse(err)
 		return
 	}

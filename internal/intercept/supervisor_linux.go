@@ -146,6 +146,10 @@ func (s *supervisor) serve(own uint32) {
 }
 
 func (c *call) dispatch() {
+	if nr := c.n.Foreign(); nr != seccomp.Native {
+		c.foreign(nr)
+		return
+	}
 	switch c.n.Nr {
 	case unix.SYS_CONNECT:
 		c.connect()

@@ -18,7 +18,10 @@ import (
 // Without asking it refuses with ENOSYS what would pass unseen: io_uring_setup, since no
 // filter sees the operations of a ring; and calls of the x32 ABI. Programs of the 32-bit
 // ABI run, but get no Internet sockets: socketcall, whose arguments are in memory, fails
-// with ENOSYS, and socket(AF_INET, AF_INET6, AF_PACKET) with EAFNOSUPPORT.
+// with ENOSYS, and socket(AF_INET, AF_INET6, AF_PACKET) with EAFNOSUPPORT. They may be given one,
+// so their calls that choose a destination are intercepted: see [Notification.Foreign].
+//
+// The options of SCTP that connect (sctp_connectx(3)) fail with EPROTONOSUPPORT.
 //
 // It pretends success for prctl(PR_SET_DUMPABLE, 0), since the memory of a process that is
 // not dumpable can't be read, and for binding a socket to a device, since traffic that goes
@@ -45,7 +48,19 @@ type compat struct {
 	socket      uint32
 	socketcall  uint32
 	ioUringInit uint32
+	connect     uint32
+	sendto      uint32
+	sendmsg     uint32
+	sendmmsg    uint32
 }
+
+// SCTP's options that connect a socket (linux/sctp.h).
+const (
+	solSCTP          = 132
+	sctpConnectxOld  = 107
+	sctpConnectx     = 110
+	sctpConnectxGets = 111 // by getsockopt
+)
 
 func (f Filter) program() ([]unix.SockFilter, error) {
 	var b builder
@@ -75,6 +90,10 @@ func (f Filter) program() ([]unix.SockFilter, error) {
 	b.onArgs(unix.SYS_GETSOCKOPT, notify, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_ERROR})
 	b.onArgs(unix.SYS_SETSOCKOPT, succeed, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_BINDTODEVICE})
 	b.onArgs(unix.SYS_SETSOCKOPT, succeed, arg{1, unix.SOL_SOCKET}, arg{2, unix.SO_BINDTOIFINDEX})
+	for _, option := range []uint32{sctpConnectxOld, sctpConnectx} {
+		b.onArgs(unix.SYS_SETSOCKOPT, refuse(unix.EPROTONOSUPPORT), arg{1, solSCTP}, arg{2, option})
+	}
+	b.onArgs(unix.SYS_GETSOCKOPT, refuse(unix.EPROTONOSUPPORT), arg{1, solSCTP}, arg{2, sctpConnectxGets})
 	b.onArgs(unix.SYS_PRCTL, succeed, arg{0, unix.PR_SET_DUMPABLE}, arg{1, 0})
 	b.on(unix.SYS_IO_URING_SETUP, refuse(unix.ENOSYS))
 	b.add(ret(allow))
@@ -157,6 +176,11 @@ func (b *builder) refuseForeign() {
 		ret(refuse(unix.ENOSYS)),
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: compatCalls.ioUringInit, SkipTrue: 1},
 		ret(refuse(unix.ENOSYS)),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: compatCalls.connect, SkipTrue: 3},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: compatCalls.sendto, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: compatCalls.sendmsg, SkipTrue: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: compatCalls.sendmmsg, SkipTrue: 1},
+		ret(notify),
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: compatCalls.socket, SkipTrue: 1},
 		ret(allow),
 		load(offArgs),

@@ -77,6 +77,10 @@ func TestFilter(t *testing.T) {
 		{"not dumpable", Filter{}, call{unix.SYS_PRCTL, []uint64{unix.PR_SET_DUMPABLE, 0}}, succeed},
 		{"dumpable", Filter{}, call{unix.SYS_PRCTL, []uint64{unix.PR_SET_DUMPABLE, 1}}, allow},
 		{"io_uring", Filter{}, call{unix.SYS_IO_URING_SETUP, nil}, refuse(unix.ENOSYS)},
+		{"sctp_connectx", Filter{}, call{unix.SYS_SETSOCKOPT, []uint64{3, solSCTP, 110}}, refuse(unix.EPROTONOSUPPORT)},
+		{"sctp_connectx, the old one", Filter{}, call{unix.SYS_SETSOCKOPT, []uint64{3, solSCTP, 107}}, refuse(unix.EPROTONOSUPPORT)},
+		{"sctp_connectx, the third", Filter{}, call{unix.SYS_GETSOCKOPT, []uint64{3, solSCTP, 111}}, refuse(unix.EPROTONOSUPPORT)},
+		{"another option of SCTP", Filter{}, call{unix.SYS_SETSOCKOPT, []uint64{3, solSCTP, 1}}, allow},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -104,6 +108,11 @@ func TestFilterForeign(t *testing.T) {
 		{"32 bits: socket(AF_INET6)", c.arch, c.socket, []uint64{unix.AF_INET6}, refuse(unix.EAFNOSUPPORT)},
 		{"32 bits: socket(AF_PACKET)", c.arch, c.socket, []uint64{unix.AF_PACKET}, refuse(unix.EAFNOSUPPORT)},
 		{"32 bits: io_uring_setup", c.arch, c.ioUringInit, nil, refuse(unix.ENOSYS)},
+		{"32 bits: connect", c.arch, c.connect, nil, notify},
+		{"32 bits: sendto", c.arch, c.sendto, nil, notify},
+		{"32 bits: sendmsg", c.arch, c.sendmsg, nil, notify},
+		{"32 bits: sendmmsg", c.arch, c.sendmmsg, nil, notify},
+		{"32 bits: recvmsg", c.arch, c.sendmsg + 1, nil, allow},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

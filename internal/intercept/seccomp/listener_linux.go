@@ -31,6 +31,35 @@ type Notification struct {
 	Args [6]uint64
 }
 
+// Foreign is a call of the 32-bit table.
+type Foreign uint8
+
+// The foreign calls that a [Filter] intercepts.
+const (
+	// Native is a call of the machine's own table, and none of the others.
+	Native Foreign = iota
+	ForeignConnect
+	ForeignSendto
+	ForeignSendmsg
+	ForeignSendmmsg
+)
+
+// Foreign says which call of the 32-bit table it is, if it is one. Its pointers and structures are those of 32 bits.
+func (n *Notification) Foreign() Foreign {
+	if n.Arch != compatCalls.arch {
+		return Native
+	}
+	switch uint32(n.Nr) {
+	case compatCalls.connect:
+		return ForeignConnect
+	case compatCalls.sendto:
+		return ForeignSendto
+	case compatCalls.sendmsg:
+		return ForeignSendmsg
+	}
+	return ForeignSendmmsg
+}
+
 // response is struct seccomp_notif_resp.
 type response struct {
 	id    uint64

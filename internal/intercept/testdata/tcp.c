@@ -1,5 +1,6 @@
 // What connect(2) does, against what it does without interception: tcp PORT PORT6.
 #include "check.h"
+#include <sys/mman.h>
 
 static int port, port6;
 static volatile sig_atomic_t signals;
@@ -52,6 +53,7 @@ static void families(void) {
 		}
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	FAILS(conn(fd, "2001:db8::1", port6), EAFNOSUPPORT);
+	FAILS(conn(fd, "::ffff:198.51.100.1", port), EAFNOSUPPORT);
 	close(fd);
 	fd = socket(AF_INET6, SOCK_STREAM, 0);
 	FAILS(conn(fd, "198.51.100.1", port), EAFNOSUPPORT);
@@ -151,6 +153,30 @@ static void arguments(void) {
 	FAILS(connect(1, (void *)&ss, len), ENOTSOCK);
 	FAILS(getpeername(fd, (void *)&ss, &len), ENOTCONN);
 	FAILS(sendto(fd, "x", 1, MSG_FASTOPEN, (void *)&ss, len), EOPNOTSUPP);
+	close(fd);
+}
+
+static void *never_connects(void *arg) {
+	int fd = *(int *)arg;
+	CHECK(conn(fd, "198.51.100.65", 80) == -1 && (errno == ECONNABORTED || errno == ECONNRESET), "connect");
+	return NULL;
+}
+
+// disconnected_by_another: a thread waits in connect, and another one disconnects the socket.
+static void disconnected_by_another(void) {
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	pthread_t th;
+	pthread_create(&th, NULL, never_connects, &fd);
+	struct sockaddr un = {.sa_family = AF_UNSPEC};
+	double start = now();
+	int joined;
+	while ((joined = pthread_tryjoin_np(th, NULL)) != 0 && now() - start < 10) {
+		OK(connect(fd, &un, sizeof un));
+		usleep(10000);
+	}
+	CHECK(joined == 0, "the thread still waits");
+	OK(conn(fd, "198.51.100.1", port));
+	echoes(fd);
 	close(fd);
 }
 
@@ -294,6 +320,53 @@ static void bound(void) {
 	}
 }
 
+#ifdef __x86_64__
+static long call32(long nr, long a, long b, long c) {
+	long r;
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory");
+	return r;
+}
+
+// given: sockets that a 32-bit program was given. It may use their connections, and make none.
+static void given(void) {
+	char *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (low == MAP_FAILED) return;
+	unsigned at = (unsigned)(unsigned long)low;
+	socklen_t len;
+	struct sockaddr_storage ss = addr_("198.51.100.1", port, &len);
+	memcpy(low, &ss, len);
+	unsigned *iov = (unsigned *)(low + 128), *hdr = (unsigned *)(low + 256);
+	memcpy(low + 512, "ping", 4);
+	iov[0] = at + 512, iov[1] = 4;
+	hdr[0] = at, hdr[1] = len, hdr[2] = at + 128, hdr[3] = 1;
+	const int connect_ = 362, sendmsg_ = 370, sendmmsg_ = 345;
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	CHECK(call32(connect_, fd, at, len) == -EAFNOSUPPORT, "connect gave %ld", call32(connect_, fd, at, len));
+	CHECK(call32(connect_, 999, at, len) == -EBADF, "connect of no descriptor");
+	OK(conn(fd, "198.51.100.1", port));
+	hdr[0] = hdr[1] = 0;
+	CHECK(call32(sendmsg_, fd, at + 256, 0) == 4, "sendmsg of a connection");
+	char b[8] = {0};
+	CHECK(recv(fd, b, 4, MSG_WAITALL) == 4 && !strcmp(b, "ping"), "echo gave %s", b);
+	close(fd);
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	hdr[0] = at, hdr[1] = len;
+	CHECK(call32(sendmsg_, fd, at + 256, 0) == -EAFNOSUPPORT, "sendmsg gave %ld", call32(sendmsg_, fd, at + 256, 0));
+	CHECK(call32(sendmmsg_, fd, at + 256, 1) == -EAFNOSUPPORT, "sendmmsg gave %ld", call32(sendmmsg_, fd, at + 256, 1));
+	CHECK(call32(sendmsg_, fd, 8, 0) == -EFAULT, "sendmsg of nothing gave %ld", call32(sendmsg_, fd, 8, 0));
+	close(fd);
+	int pair[2];
+	OK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	hdr[0] = hdr[1] = 0;
+	CHECK(call32(sendmsg_, pair[0], at + 256, 0) == 4, "sendmsg of a Unix socket");
+	close(pair[0]);
+	close(pair[1]);
+	munmap(low, 4096);
+}
+#else
+static void given(void) {}
+#endif
+
 static void withheld(void) {
 	char params[128] = {0};
 	FAILS(syscall(SYS_io_uring_setup, 8, params), ENOSYS);
@@ -316,7 +389,7 @@ int main(int argc, char **argv) {
 	struct { const char *name; void (*f)(void); } all[] = {
 		{"blocking", blocking}, {"families", families}, {"blocking_errors", blocking_errors},
 		{"nonblocking_errors", nonblocking_errors}, {"nonblocking", nonblocking}, {"arguments", arguments},
-		{"disconnects", disconnects}, {"send_timeout", send_timeout}, {"interrupted", interrupted},
+		{"disconnects", disconnects}, {"disconnected_by_another", disconnected_by_another}, {"given", given}, {"send_timeout", send_timeout}, {"interrupted", interrupted},
 		{"processes", processes}, {"reset", reset}, {"mptcp", mptcp}, {"bound", bound}, {"withheld", withheld},
 	};
 	for (unsigned i = 0; i < sizeof all / sizeof *all; i++)

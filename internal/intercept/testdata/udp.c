@@ -73,6 +73,8 @@ static void families(void) {
 	close(fd);
 	fd = udp(AF_INET);
 	FAILS(sendt(fd, "x", 1, "2001:db8::1", port6), EAFNOSUPPORT);
+	FAILS(sendt(fd, "x", 1, "::ffff:198.51.100.1", port), EAFNOSUPPORT);
+	FAILS(conn(fd, "::ffff:198.51.100.1", port), EAFNOSUPPORT);
 	close(fd);
 }
 
