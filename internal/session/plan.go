@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -144,10 +145,25 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 	if b, err := os.ReadFile(hosts); err == nil {
 		p.table.LearnHosts(b)
 	}
+	p.table.LearnNetworks(networks())
 	if p.files, err = fileRules(cfg, p.path, p.dir, p.environ); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// networks are those that this machine is in now.
+func networks() (all []netip.Prefix) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // nothing but broadcasts depends on it
+	}
+	for _, a := range addrs {
+		if n, err := netip.ParsePrefix(a.String()); err == nil {
+			all = append(all, n)
+		}
+	}
+	return all
 }
 
 func variable(environ []string, name string) (value string) {

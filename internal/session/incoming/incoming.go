@@ -357,6 +357,9 @@ func (p *Ports) giveBack(q *port, seen uint64) {
 		return
 	}
 	q.active = false
+	if len(q.listeners) == 0 {
+		return // the process is gone, and the agent did not take the port back at once
+	}
 	local := q.listeners[0].Port()
 	q.listeners = nil
 	if p.opts.Gone != nil {

@@ -6,7 +6,8 @@
 // In the order of the checks:
 //
 //   - port 0 and addresses that mean something only on this machine (unspecified,
-//     multicast, broadcast, fe80::/10) stay local;
+//     multicast, broadcast, fe80::/10) stay local, and so do datagrams to the broadcast
+//     addresses of the networks that it is in;
 //   - port 53 is answered by the session when names resolve at the target, whatever the
 //     address: a process may use the laptop's name server or one of its own choice. The DNS
 //     filter then decides by name;
@@ -25,6 +26,7 @@
 package route
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -48,6 +50,7 @@ type Table struct {
 	lookups     *filter // of names; nil without one
 	sockets     []*pattern.Pattern
 	book        book
+	broadcasts  map[netip.Addr]bool // of the laptop's networks
 
 	mu   sync.RWMutex
 	owns map[uint16]bool
@@ -75,6 +78,19 @@ func New(network config.Network, nameServers []netip.Addr) (*Table, error) {
 		t.sockets = append(t.sockets, p)
 	}
 	return t, nil
+}
+
+// LearnNetworks records the networks that the laptop is in. It is called before the first decision.
+func (t *Table) LearnNetworks(networks []netip.Prefix) {
+	t.broadcasts = make(map[netip.Addr]bool)
+	for _, n := range networks {
+		// RFC 919: all bits of the host are set. A network of two addresses has none (RFC 3021).
+		if a := n.Addr().Unmap(); a.Is4() && n.Bits() > 0 && n.Bits() < 31 {
+			b := a.As4()
+			host := ^uint32(0) >> n.Bits()
+			t.broadcasts[netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(b[:])|host)))] = true
+		}
+	}
 }
 
 // RouteUnix decides about a Unix socket, a path or "@" and an abstract name, of which the "@" is
@@ -130,7 +146,7 @@ func (t *Table) isOwn(port uint16) bool {
 // Route decides about one destination. The error is the errno of a Refuse.
 func (t *Table) Route(p intercept.Protocol, dst netip.AddrPort) (intercept.Verdict, error) {
 	ip, port := dst.Addr().Unmap(), dst.Port()
-	if port == 0 || !crossesMachines(ip) {
+	if port == 0 || !crossesMachines(ip) || p == intercept.UDP && t.broadcasts[ip] {
 		return intercept.Local, nil
 	}
 	if port == dnsPort {

@@ -156,3 +156,34 @@ func FuzzNameServers(f *testing.F) {
 		}
 	})
 }
+
+// Datagrams to everybody in a network of the laptop mean that network; others may mean the target's.
+func TestBroadcasts(t *testing.T) {
+	table := newTable(t, network())
+	table.LearnNetworks([]netip.Prefix{
+		netip.MustParsePrefix("192.168.7.20/24"), netip.MustParsePrefix("172.16.9.1/12"), netip.MustParsePrefix("10.0.0.0/31"),
+		netip.MustParsePrefix("10.1.1.1/32"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("2001:db8::1/64"),
+	})
+	for dst, want := range map[string]intercept.Verdict{
+		"192.168.7.255:9999":       intercept.Local,
+		"172.31.255.255:9999":      intercept.Local,
+		"255.255.255.255:67":       intercept.Local,
+		"239.255.255.250:1900":     intercept.Local,
+		"224.0.0.251:5353":         intercept.Local,
+		"[ff02::fb]:5353":          intercept.Local,
+		"[::ffff:192.168.7.255]:9": intercept.Local,
+		"192.168.7.254:9999":       intercept.Remote,
+		"192.168.8.255:9999":       intercept.Remote,
+		"172.16.255.255:9999":      intercept.Remote,
+		"10.0.0.1:9999":            intercept.Remote,
+		"10.1.1.1:9999":            intercept.Remote,
+		"[2001:db8::ffff]:9999":    intercept.Remote,
+	} {
+		if got, err := table.Route(intercept.UDP, netip.MustParseAddrPort(dst)); got != want || err != nil {
+			t.Errorf("%s: %v, %v, want %v", dst, got, err, want)
+		}
+	}
+	if got, _ := table.Route(intercept.TCP, netip.MustParseAddrPort("192.168.7.255:80")); got != intercept.Remote {
+		t.Errorf("a connection: %v", got)
+	}
+}
