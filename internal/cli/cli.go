@@ -99,6 +99,7 @@ there with one line, sets it for a whole team.`,
 	r.cmd.AddCommand(democmd.NewCmd(f, nil)...)
 	r.cmd.AddCommand(execcmd.NewKeeperCmd(f), execcmd.NewFilesHolderCmd())
 	r.addCompletion()
+	r.addHelp()
 	return r
 }
 
@@ -108,6 +109,23 @@ func (r *root) addCompletion() {
 	r.cmd.InitDefaultCompletionCmd()
 	if completion, _, err := r.cmd.Find([]string{"completion"}); err == nil && completion != r.cmd {
 		completion.Aliases = []string{"completions"}
+		command.Group(completion)
+	}
+}
+
+// addHelp adds cobra's command for help, for which a name that there is not is a mistake like elsewhere.
+func (r *root) addHelp() {
+	r.cmd.InitDefaultHelpCmd()
+	help, _, err := r.cmd.Find([]string{"help"})
+	if err != nil || help == r.cmd {
+		return
+	}
+	help.Args = func(_ *cobra.Command, args []string) error {
+		found, rest, err := r.cmd.Find(args)
+		if err == nil && len(rest) > 0 {
+			err = command.UnknownCommand(found, rest[0])
+		}
+		return err
 	}
 }
 

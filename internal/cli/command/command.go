@@ -31,12 +31,13 @@ func Group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return cmd.Help()
 		}
-		return unknownCommand(cmd, args[0])
+		return UnknownCommand(cmd, args[0])
 	}
 	return cmd
 }
 
-func unknownCommand(cmd *cobra.Command, name string) error {
+// UnknownCommand is the usage error of a name that cmd does not hold, with suggestions.
+func UnknownCommand(cmd *cobra.Command, name string) error {
 	text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), name)
 	if cmd.SuggestionsMinimumDistance <= 0 {
 		cmd.SuggestionsMinimumDistance = 2 // as cobra does for its own suggestions

@@ -41,7 +41,7 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) []*c
 profile does: network namespaces stand for a pod, its client and a database, and the sessions
 are real ones. It takes some seconds, changes nothing outside its namespaces, and fails when an
 adjustment does not have its effect. It needs root, or user namespaces.`,
-		Args:    cobra.NoArgs,
+		Args:    command.ExactArgs(),
 		GroupID: command.GroupSession,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runF(cmd.Context(), o) },
 	}

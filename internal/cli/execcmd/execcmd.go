@@ -136,11 +136,11 @@ func (e *NestedError) Hint() string {
 	return "Start it outside of that session. If this is a leftover, unset " + session.IDVariable + "."
 }
 
-// run turns what a session returns into the command's end.
 // gcPercent keeps less garbage beside a session's connections than Go does, see
 // docs/performance.md.
 const gcPercent = 50
 
+// run turns what a session returns into the command's end.
 func run(ctx context.Context, opts *Options) error {
 	if id, _ := opts.Factory.LookupEnv(session.IDVariable); id != "" {
 		return &NestedError{Session: id}

@@ -49,7 +49,7 @@ their defaults, whatever an earlier call had. The last lines tell how to let use
 		Example: `  mirrord operator install --registry registry.example.com/tools
   mirrord operator install --values values.yaml --role-namespaces shop,billing
   mirrord operator install --values values.yaml --dry-run`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.timeout <= 0 {
 				return clierr.Usagef(cmd.CommandPath(), "--timeout must be more than 0")

@@ -30,7 +30,7 @@ With --crds-only these are the resource types of profiles and policies alone. Th
 need: sessions work without the operator.`,
 		Example: `  mirrord operator manifests --crds-only | kubectl apply -f -
   mirrord operator manifests --registry registry.example.com/tools > operator.yaml`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runF != nil {
 				return runF(cmd, opts)

@@ -44,7 +44,7 @@ func newStatus(f *command.Factory, runF func(context.Context, *statusOptions) er
 		Short: "Show how the operator is, its agents and its sessions",
 		Long: `Show how the operator is: its version, its replicas, whether the API server reaches it, the agents by
 node, and all sessions. The exit code is 1 when something is wrong or can't be seen.`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if runF != nil {
 				return runF(cmd.Context(), opts)

@@ -42,7 +42,7 @@ namespace. The command returns when all of it is gone.
 
 The resource types of profiles and policies stay, and so do profiles and policies. --delete-crds
 removes them too.`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.timeout <= 0 {
 				return clierr.Usagef(cmd.CommandPath(), "--timeout must be more than 0")

@@ -61,7 +61,7 @@ func newList(opts *options) *cobra.Command {
 		Short:   "List sessions",
 		Long: `List the sessions that go through the operator, of the namespace of the kubeconfig's context or
 of the one that --namespace names. Sessions without an operator are known to nobody else.`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.allNamespaces && opts.namespace != "" {
 				return clierr.Usagef(cmd.CommandPath(), "--namespace and --all-namespaces exclude each other")

@@ -62,7 +62,7 @@ The output is a JSON list of target paths, or with -o text one path a line.`,
 		Example: `  mirrord ls -o text
   mirrord ls -n shop -t deployment -t statefulset`,
 		GroupID: command.GroupCluster,
-		Args:    cobra.NoArgs,
+		Args:    command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range opts.Types {
 				if _, known := kindOf(name); !known {

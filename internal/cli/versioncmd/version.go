@@ -16,7 +16,7 @@ func NewCmd(f *command.Factory) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  command.ExactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintf(f.Streams.Out, "mirrord %s (%s/%s, %s)\n", version.String(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return err

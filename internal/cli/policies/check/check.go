@@ -47,7 +47,7 @@ The exit code is 0 when the session is allowed and 1 when it is not.`,
 		Example: `  mirrord policy check -f mirrord.json -t deployment/shop -n team
   mirrord policy check -f mirrord.json -t deployment/shop -n team --labels app=shop \
     --policies-dir ./policies --profiles-dir ./profiles`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.Labels != "" && opts.PoliciesDir == "" {
 				return clierr.Usagef(cmd.CommandPath(), "--labels is for --policies-dir: without it, the cluster is asked for the target's labels")

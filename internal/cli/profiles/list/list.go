@@ -37,7 +37,7 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 		Long: `List the cluster-wide profiles, and those for targets of one namespace: of the kubeconfig's
 context, or the one that --namespace names. A folder has no context: there, all are listed.
 What you may not see in the cluster is left out, and a line on stderr says so.`,
-		Args: cobra.NoArgs,
+		Args: command.ExactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.AllNamespaces && opts.Namespace != "" {
 				return clierr.Usagef(cmd.CommandPath(), "--namespace and --all-namespaces exclude each other")
