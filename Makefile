@@ -6,6 +6,8 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/mirrord-go/mirrord/internal/version.version=$(VERSION)
 export CGO_ENABLED ?= 0
+# The same for every build, so that checks, tests and binaries share what was compiled once.
+export GOFLAGS ?= -trimpath
 
 GO_MAIN := ./...
 CLUSTER := cd test/cluster && go run ./cmd/cluster

@@ -2,6 +2,8 @@
 # Format, vet, lint, generated code, and builds for the other systems. Changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# As the Makefile has them.
+export CGO_ENABLED=${CGO_ENABLED:-0} GOFLAGS=${GOFLAGS:--trimpath}
 step() { printf '%s: %s\n' check "$1"; }
 
 step format
@@ -25,7 +27,6 @@ go mod tidy -diff
 for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go mod tidy -diff); done
 
 step "builds for other systems"
-export CGO_ENABLED=0
 for t in darwin/arm64 windows/amd64; do
   GOOS=${t%/*} GOARCH=${t#*/} go build -o /dev/null ./cmd/mirrord
 done

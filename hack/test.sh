@@ -7,8 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The race detector needs cgo; the binaries under test are built without it.
-export CGO_ENABLED=1
+# As the Makefile has them, so that what the checks compiled is not compiled again. Only the race detector needs cgo.
+export CGO_ENABLED=0 GOFLAGS=${GOFLAGS:--trimpath}
 
 need_root() {
   [ "$(id -u)" = 0 ] || { echo "hack/test.sh: the $1 tests make network namespaces: run this as root, or with sudo -E env PATH=\$PATH" >&2; exit 1; }
@@ -16,12 +16,12 @@ need_root() {
 
 case ${1:-} in
   unit)
-    go test -race -short $(go list ./... | grep -v /test/)
+    CGO_ENABLED=1 go test -race -short $(go list ./... | grep -v /test/)
     ;;
   root)
     need_root root
     # Package by package: the tests share two things of the machine, its cores and its ports.
-    go test -race -p 1 -timeout 20m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
+    CGO_ENABLED=1 go test -race -p 1 -timeout 20m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
     for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go test ./...); done
     ;;
   e2e)

@@ -36,7 +36,9 @@ var commandLine = regexp.MustCompile("(?m)(?:^\\s*\\$ |`|\\| )(?:bin/)?(mirrord 
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "mirrord")
-	if out, err := exec.Command("go", "build", "-o", program, root+"cmd/mirrord").CombinedOutput(); err != nil {
+	cmd := exec.Command("go", "build", "-o", program, root+"cmd/mirrord")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return program
