@@ -20,6 +20,8 @@ case ${1:-} in
     ;;
   root)
     need_root root
+    # With all processors, which -p 1 does not use to compile.
+    CGO_ENABLED=1 go build -race $(go list -f '{{if ne .Name "main"}}{{.ImportPath}}{{end}}' ./internal/...)
     # Package by package: the tests share two things of the machine, its cores and its ports.
     CGO_ENABLED=1 go test -race -p 1 -timeout 20m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
     for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go test ./...); done
