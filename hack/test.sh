@@ -31,7 +31,7 @@ case ${1:-} in
     (cd test/cluster && go run ./cmd/cluster up)
     stop() { [ -n "${KEEP_CLUSTER:-}" ] || (cd test/cluster && go run ./cmd/cluster down); }
     trap stop EXIT
-    MIRRORD_E2E=require go test -count=1 -p 1 -timeout 60m -v ./test/clustertest ./test/e2e 2>&1 | hack/quiet.sh
+    MIRRORD_E2E=require go test -count=1 -p 1 -parallel 3 -timeout 60m -v ./test/clustertest ./test/e2e 2>&1 | hack/quiet.sh
     ;;
   *)
     echo "usage: hack/test.sh unit|root|e2e" >&2

@@ -32,6 +32,7 @@ spec:
 // TestRefusedByPodSecurity starts agents where Pod Security allows little: the reason is known
 // before anything is made.
 func TestRefusedByPodSecurity(t *testing.T) {
+	t.Parallel()
 	for _, level := range []string{"baseline", "restricted"} {
 		t.Run(level, func(t *testing.T) { refusedByPodSecurity(t, level) })
 	}
@@ -62,6 +63,7 @@ func refusedByPodSecurity(t *testing.T, level string) {
 // TestRefusedToAUser: someone who may start jobs and make no pods is told the same, once the
 // cluster has said why the job gets no pod. They may not read the namespace's labels either.
 func TestRefusedToAUser(t *testing.T) {
+	t.Parallel()
 	stage := newStage(t)
 	s := *stage
 	s.ns = s.Namespace(t, "pod-security.kubernetes.io/enforce=baseline")

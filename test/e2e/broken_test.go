@@ -337,6 +337,7 @@ func TestStealInAPause(t *testing.T) {
 
 // TestGraceIsOver: a connection that does not come back in time is a lost one, on both sides.
 func TestGraceIsOver(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	n := s.network(t)

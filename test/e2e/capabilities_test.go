@@ -19,6 +19,7 @@ func without(ephemeral bool, mode string, capabilities ...string) object {
 // TestDisabledCapabilities takes each capability from the agent: what needs it is refused with
 // its name and with what to do, and all else works.
 func TestDisabledCapabilities(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	port := freePort(t)
 	s.deploy(t, web([]uint16{port})+"---"+client+"---"+

@@ -111,6 +111,7 @@ func TestFileOfEditors(t *testing.T) {
 
 // TestProfileWithoutAdjustments is valid, and says what it does not do.
 func TestProfileWithoutAdjustments(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	s.Apply(t, s.ns, profileOf(s.ns, "empty"))

@@ -10,6 +10,7 @@ import (
 // TestTwoSessionsStealOnePort: the second is told so and changes nothing, whichever way its
 // agent came; once the first has ended, the port is the next one's that waits for it.
 func TestTwoSessionsStealOnePort(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop+"---"+client, "deployment/shop", "pod/client")
 	pod, _ := s.shopPod(t)

@@ -85,6 +85,7 @@ func origins(se *session) map[string]origin.Origin {
 // TestConflicts: of several adjustments the last one wins, and a profile wins over flags,
 // environment and file, in what it does and in what the session says.
 func TestConflicts(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	port := freePort(t)
 	s.deploy(t, web([]uint16{port})+"---"+client+"---"+db, "pod/web", "pod/client", "pod/db")

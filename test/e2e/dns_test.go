@@ -57,6 +57,7 @@ func (s *stage) lookUpInPod(t *testing.T, args ...string) map[string]lookedUp {
 
 // TestDNS shows both adjustments of name resolution with every program.
 func TestDNS(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, insider()+"---"+db+"---"+named, "pod/web", "pod/db")
 	ref := s.profile(t, "remote", "dns-remote")

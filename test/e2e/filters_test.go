@@ -8,6 +8,7 @@ import (
 // TestFilters shows outgoing.filter and dns.filter with every program: by name through what the
 // program has looked up, by address and port, and both sides.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, insider()+"---"+db, "pod/web", "pod/db")
 	db4, db6 := s.ips(t, "db")

@@ -336,6 +336,7 @@ func (s *stage) inPodNetwork(t *testing.T, args ...string) string {
 
 // TestExitCodesAndSignals: what ends the local process is what its user's shell sees.
 func TestExitCodesAndSignals(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	for _, c := range []struct {

@@ -98,6 +98,7 @@ spec:
 
 // TestTargetMistakes names targets that are not there or can't be used.
 func TestTargetMistakes(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.Apply(t, s.ns, unready)
 	s.deploy(t, shop+"---"+pair, "deployment/shop", "pod/pair")
@@ -148,6 +149,7 @@ func TestTargetMistakes(t *testing.T) {
 // TestAgentImageMistakes names images that no node has. The reason shows long before the
 // time that an agent has to start in.
 func TestAgentImageMistakes(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	for _, test := range []struct {
@@ -176,6 +178,7 @@ func TestAgentImageMistakes(t *testing.T) {
 // TestNested runs mirrord inside of mirrord, openly and hidden: neither asks the cluster for
 // anything.
 func TestNested(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	for _, test := range []struct {

@@ -30,6 +30,7 @@ func (s *stage) may(t *testing.T, kubeconfig, profile string, flags ...string) {
 // TestDocumentedRights applies examples/rbac.yaml as an administrator would, for a group and a
 // namespace of this test, and runs sessions as a member of that group: with agents of both kinds.
 func TestDocumentedRights(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	base := "base-" + s.ns
@@ -76,6 +77,7 @@ func TestDocumentedRights(t *testing.T) {
 // TestMissingRights: a refusal has all rights that are missing, as a manifest which grants them
 // to that user and makes the session run.
 func TestMissingRights(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
 	targets := clustertest.Grant{Namespace: s.ns, Rules: []rbacv1.PolicyRule{

@@ -13,6 +13,7 @@ import (
 // TestIncomingPorts: the ports that a session takes are those that the process listens on, and
 // that the configuration does not leave out.
 func TestIncomingPorts(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	taken, ignored, loopback := freePort(t), freePort(t), freePort(t)
 	s.deploy(t, web([]uint16{taken, ignored, loopback}), "pod/web")

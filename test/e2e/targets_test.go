@@ -57,6 +57,7 @@ spec:
 // TestTargets: a session attaches to a pod of each kind of workload, and the process's
 // environment and connections are that pod's.
 func TestTargets(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, workload("Deployment", "deploy")+workload("StatefulSet", "stateful")+workload("DaemonSet", "daemon")+
 		workload("ReplicaSet", "replica")+workload("Job", "job")+"---"+manyContainers+"---"+db,
@@ -141,6 +142,7 @@ func TestTargetless(t *testing.T) {
 
 // TestEphemeral: the agent as an ephemeral container of the target's pod has the same effects.
 func TestEphemeral(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	port := freePort(t)
 	s.deploy(t, web([]uint16{port})+"---"+client+"---"+db, "pod/web", "pod/client", "pod/db")

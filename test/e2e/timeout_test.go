@@ -28,6 +28,7 @@ func (s *stage) inNetworkOf(t *testing.T, pod string, args ...string) {
 // TestTimeout: a server that says nothing is one for the local process too, for exactly as long
 // as the target's network waits.
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, web([]uint16{8080})+"---"+db, "pod/web", "pod/db")
 	db4, db6 := s.ips(t, "db")

@@ -29,6 +29,7 @@ spec:
 // TestUnixSockets: sockets of the target are reached by path and by abstract name, and those
 // that it does not have stay this machine's.
 func TestUnixSockets(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	abstract := "shop-" + s.ns
 	s.deploy(t, fmt.Sprintf(sockets, abstract), "pod/web")

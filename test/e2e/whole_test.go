@@ -278,6 +278,7 @@ spec:
 // TestServicesAndCronJobs: a service stands for the pods that it selects, and a session on a
 // cron job waits for its next run.
 func TestServicesAndCronJobs(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	s.deploy(t, web([]uint16{freePort(t)})+"---"+serviceAndJobs, "pod/web")
 	off := object{"network": object{"incoming": "off"}}
