@@ -82,6 +82,14 @@ func child(what string, args []string) error {
 			fmt.Println(kv)
 		}
 		return nil
+	case "large-datagrams":
+		return largeDatagrams(args[0])
+	case "control-data":
+		return controlData(args[0])
+	case "to-everybody":
+		return toEverybody(args[0])
+	case "dnssec":
+		return dnssec(args[0])
 	case "serve":
 		return serve(args)
 	}

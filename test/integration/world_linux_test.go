@@ -38,6 +38,8 @@ var (
 	service    = netip.AddrPortFrom(clusterIP, 7000) // says who asks, over TCP and UDP
 	service6   = netip.AddrPortFrom(cluster6, 7000)
 	sink       = netip.AddrPortFrom(clusterIP, 7001) // counts what it gets, over TCP and UDP
+	echo       = netip.AddrPortFrom(clusterIP, 7002) // sends datagrams back
+	echo6      = netip.AddrPortFrom(cluster6, 7002)
 	closedPort = netip.AddrPortFrom(clusterIP, 7999)
 	podApp     = netip.AddrPortFrom(podIP, 8080)
 	podApp6    = netip.AddrPortFrom(podIP6, 8080)
@@ -53,6 +55,7 @@ type world struct {
 	cluster *testnet.Namespace
 	app     *exec.Cmd // the pod's process
 	sunk    chan int  // bytes of each connection or datagram to the sink
+	signed  *signed   // what the cluster's name server knows besides
 }
 
 func newWorld(t *testing.T) *world {
@@ -68,12 +71,15 @@ func newWorld(t *testing.T) *world {
 		w.serveTCP(service6)
 		w.serveUDP(service)
 		w.serveSink()
-		w.serveDNS(netip.AddrPortFrom(dnsIP, 53), map[string]string{
+		w.serveEcho(echo)
+		w.serveEcho(echo6)
+		w.signed = newSigned(t)
+		w.serveDNS(netip.AddrPortFrom(dnsIP, 53), w.signed, map[string]string{
 			"shop.demo.svc.cluster.local.": clusterIP.String(),
 			"api.partner.example.":         "192.0.2.7",
 		})
 	})
-	w.serveDNS(laptopDNS, map[string]string{"printer.office.example.": "192.0.2.99"})
+	w.serveDNS(laptopDNS, nil, map[string]string{"printer.office.example.": "192.0.2.99"})
 	w.startPod()
 	return w
 }
@@ -194,9 +200,12 @@ func (w *world) laptopAddress() {
 	}
 }
 
-// serveDNS is a name server over UDP and TCP that knows A and TXT records of some names.
-func (w *world) serveDNS(at netip.AddrPort, names map[string]string) {
+// serveDNS is a name server over UDP and TCP that knows A and TXT records of some names, and a signed zone, which may be nil.
+func (w *world) serveDNS(at netip.AddrPort, zone *signed, names map[string]string) {
 	handler := dns.HandlerFunc(func(rw dns.ResponseWriter, q *dns.Msg) {
+		if zone.answer(rw, q) {
+			return
+		}
 		m := new(dns.Msg)
 		m.SetReply(q)
 		name := q.Question[0].Name
