@@ -324,7 +324,7 @@ func TestFiles(t *testing.T) {
 	if err := os.WriteFile(big, []byte(`{"a": "`+strings.Repeat("x", tree.MaxSize)+`"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Load(t.Context(), LoadOptions{Path: big}); err == nil || !strings.Contains(err.Error(), "at most") {
+	if _, _, err := Load(t.Context(), LoadOptions{Path: big}); err == nil || !strings.Contains(err.Error(), "is larger than 4 MiB") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -152,7 +152,7 @@ func errorf(offset int, format string, args ...any) error {
 // returned beside it when it is usable all the same, as with a key that stands twice.
 func Parse(format Format, text []byte) (*Node, error) {
 	if len(text) > MaxSize {
-		return nil, errorf(0, "the file has %d MiB; a configuration has at most %d", len(text)>>20, MaxSize>>20)
+		return nil, errorf(0, "the file is larger than %d MiB, the most that a configuration may have", MaxSize>>20)
 	}
 	if i := invalidUTF8(text); i >= 0 {
 		return nil, errorf(i, "the file is not text in UTF-8")
