@@ -1,5 +1,5 @@
 #!/bin/bash
-# hack/bench.sh [-rounds N] [-o text|json] [-check] [-against DIR] [-only NAME] [-starts N] [-operator=false] [-sessions N]
+# hack/bench.sh [-rounds N] [-o text|json] [-check] [-against DIR] [-only NAME] [-starts N] [-operator=false] [-sessions N] [-files N] [-load N]
 #
 # Prints ratios of sessions and of kubectl port-forward to direct connections, all measured in
 # turn on the test cluster, which is started when it does not run, and ended again then.

@@ -1,6 +1,7 @@
 // Bench compares a session with kubectl port-forward and with direct connections, on the test cluster:
 // connections, bulk transfer, HTTP requests, for what the local process opens and for what is stolen for it; and
-// says how long a session takes to start, and how much memory it needs. Sessions have two carriers: port-forward, and
+// says how long a session takes to start, how much memory it needs, what reading files costs programs, and what a steady load of
+// requests meets beside a steal with a filter, and a mirror. Sessions have two carriers: port-forward, and
 // sessions/connect of an operator that is installed for the time of the run.
 //
 // Only ratios from one run mean something, as the machine that runs both ends, the cluster and everything else is the
@@ -31,6 +32,8 @@ type options struct {
 	only    string
 	starts  int
 	crowd   int
+	// files and load are how many rounds these have.
+	files, load int
 	// operator says that sessions through the operator take part.
 	operator bool
 }
@@ -92,6 +95,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", o.rounds, "how often each measurement is made; the default is $BENCH_ROUNDS, or 5")
 	flags.IntVar(&o.starts, "starts", 7, "how many sessions are started to see how long that takes")
 	flags.IntVar(&o.crowd, "sessions", 500, "how many sessions at once the operator has when its memory is measured; 0 for none")
+	flags.IntVar(&o.files, "files", 3, "how often it is measured what reading files costs programs; 0 for not at all")
+	flags.IntVar(&o.load, "load", 5, "how often it is measured what a steady load of requests meets beside a steal with a filter, and a mirror; 0 for not at all")
 	flags.BoolVar(&o.operator, "operator", true, "install the operator, and measure sessions through it too")
 	flags.StringVar(&o.output, "o", "text", "text or json")
 	flags.BoolVar(&o.check, "check", false, "exit with 1 when an aim is missed")
@@ -106,10 +111,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		err = fmt.Errorf("unknown argument %q", flags.Arg(0))
 	case o.output != "text" && o.output != "json":
 		err = fmt.Errorf("unknown output %q: choose text or json", o.output)
-	case o.rounds < 1 || o.starts < 0 || o.crowd < 0:
-		err = errors.New("-rounds has to be above 0, and -starts and -sessions not below")
-	case len(measurements(o.only)) == 0:
-		err = fmt.Errorf("no measurement's name contains %q; there are: %s", o.only, strings.Join(names(measurements("")), "; "))
+	case o.rounds < 1 || o.starts < 0 || o.crowd < 0 || o.files < 0 || o.load < 0:
+		err = errors.New("-rounds has to be above 0, and -starts, -sessions, -files and -load not below")
+	case len(names(o.only)) == 0:
+		err = fmt.Errorf("no measurement's name contains %q; there are: %s", o.only, strings.Join(names(""), "; "))
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "bench:", err)

@@ -73,10 +73,16 @@ func measurements(only string) (ms []measurement) {
 	return ms
 }
 
-func names(ms []measurement) []string {
-	all := make([]string, len(ms))
-	for i, m := range ms {
-		all[i] = m.name
+// names are those of all measurements whose name contains only.
+func names(only string) (all []string) {
+	for _, m := range measurements(only) {
+		all = append(all, m.name)
+	}
+	for _, p := range filePrograms(only) {
+		all = append(all, p.name)
+	}
+	for _, l := range steadyLoads(only) {
+		all = append(all, steadyName(l))
 	}
 	return all
 }
@@ -110,24 +116,44 @@ type side struct {
 func measure(t *host, o options) *Report {
 	s := newStage(t, o)
 	report := newReport(s)
-	sides := s.sides()
-	ms := measurements(o.only)
-	if len(ms) > 0 {
-		t.Logf("finding out how many bytes to move")
-		for _, m := range ms {
-			for _, sd := range sides {
-				if sd.takes(m) {
-					sd.calibrate(m)
-				}
+	if ms := measurements(o.only); len(ms) > 0 {
+		s.rows(ms, o.rounds, report)
+	}
+	for _, b := range s.builds {
+		if o.starts == 0 {
+			break
+		}
+		report.Starts = append(report.Starts, s.starts(b, false, o.starts))
+		if b.operator {
+			report.Starts = append(report.Starts, s.starts(b, true, o.starts))
+		}
+	}
+	if o.operator && o.crowd > 0 {
+		report.Crowd = s.crowd(o.crowd)
+	}
+	if ps := filePrograms(o.only); len(ps) > 0 && o.files > 0 {
+		report.Files = s.files(ps, o.files)
+	}
+	if loads := steadyLoads(o.only); len(loads) > 0 && o.load > 0 {
+		report.Load = s.steady(loads, o.load)
+	}
+	return report
+}
+
+// rows makes the measurements that all sides have a part in.
+func (s *stage) rows(ms []measurement, rounds int, report *Report) {
+	t, sides := s.t, s.sides()
+	t.Logf("finding out how many bytes to move")
+	for _, m := range ms {
+		for _, sd := range sides {
+			if sd.takes(m) {
+				sd.calibrate(m)
 			}
 		}
 	}
-	for round := range o.rounds {
-		if len(ms) == 0 {
-			break
-		}
+	for round := range rounds {
 		report.TimeWait = append(report.TimeWait, s.awaitQuiet())
-		t.Logf("round %d of %d, %d sockets in TIME_WAIT", round+1, o.rounds, report.TimeWait[round])
+		t.Logf("round %d of %d, %d sockets in TIME_WAIT", round+1, rounds, report.TimeWait[round])
 		for i, m := range ms {
 			for j := range sides {
 				// Nobody is always first, or behind the same other.
@@ -145,19 +171,6 @@ func measure(t *host, o options) *Report {
 			sd.session.stop()
 		}
 	}
-	for _, b := range s.builds {
-		if o.starts == 0 {
-			break
-		}
-		report.Starts = append(report.Starts, s.starts(b, false, o.starts))
-		if b.operator {
-			report.Starts = append(report.Starts, s.starts(b, true, o.starts))
-		}
-	}
-	if o.operator && o.crowd > 0 {
-		report.Crowd = s.crowd(o.crowd)
-	}
-	return report
 }
 
 // sides starts all that is compared.
@@ -359,7 +372,7 @@ func (s *stage) starts(b build, warm bool, n int) Start {
 		}
 		out.bare = append(out.bare, s.clock(nil, s.loader, "clock"))
 		l := &lines{}
-		total := s.clock(l, s.execArgs(b, "steal", s.loader, "clock")...)
+		total := s.clock(l, s.execArgs(b, s.settings("steal"), s.loader, "clock")...)
 		out.totals = append(out.totals, total)
 		rest := total
 		for _, p := range l.phases() {

@@ -25,6 +25,9 @@ type Report struct {
 	Starts []Start  `json:"starts"`
 	// Crowd is nil when it was not measured.
 	Crowd *Crowd `json:"crowd,omitempty"`
+	// Files and Load are empty when they were not measured.
+	Files []*FileCost `json:"files,omitempty"`
+	Load  *Load       `json:"load,omitempty"`
 }
 
 // Row is one measurement of all sides.
@@ -144,13 +147,7 @@ func ratio(rates []float64, to *Side) float64 {
 	if to == nil {
 		return 0
 	}
-	var all []float64
-	for i := range min(len(rates), len(to.Rates)) {
-		if to.Rates[i] > 0 {
-			all = append(all, rates[i]/to.Rates[i])
-		}
-	}
-	return median(all)
+	return median(ratios(rates, to.Rates))
 }
 
 func median(all []float64) float64 {
@@ -199,6 +196,9 @@ func (r *Report) Missed() (missed []string) {
 			missed = append(missed, fmt.Sprintf("%d of %d sessions were lost", c.Lost, c.Sessions))
 		}
 	}
+	if r.Load != nil {
+		missed = append(missed, r.Load.missed()...)
+	}
 	return missed
 }
 
@@ -236,6 +236,12 @@ func (r *Report) Table() string {
 		fmt.Fprintf(w, "memory, MiB\t%.2f\t%.2f\n", c.Memory[operatorCPU], c.Memory[agentCPU])
 		fmt.Fprintf(w, "CPU time of its start, ms (the slowest took %s)\t%.1f\t%.1f\n", milliseconds(c.Slowest), c.StartCPU[operatorCPU], c.StartCPU[agentCPU])
 		fmt.Fprintf(w, "CPU time of a minute, ms\t%.1f\t%.1f\n", c.MinuteCPU[operatorCPU], c.MinuteCPU[agentCPU])
+	}
+	if len(r.Files) > 0 {
+		r.files(w)
+	}
+	if r.Load != nil {
+		r.Load.table(w)
 	}
 	_ = w.Flush() // into memory
 	return b.String()

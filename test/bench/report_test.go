@@ -72,6 +72,7 @@ func sample() *Report {
 			Sessions: 500, Lost: 1, Memory: map[string]float64{operatorCPU: 0.25, agentCPU: 0.5}, Slowest: 0.75,
 			StartCPU: map[string]float64{operatorCPU: 12.5}, MinuteCPU: map[string]float64{operatorCPU: 3, agentCPU: 4},
 		},
+		Files: sampleFiles(), Load: sampleLoad(),
 	}
 	connects := measurement{name: "new connections", aim: 3, operatorAim: 4}
 	bulk := measurement{name: "download", aim: 0.9, operatorAim: 2}
@@ -125,6 +126,8 @@ func TestMissed(t *testing.T) {
 		"start, operator, warm: 250 ms, not less than 200 ms",
 		"memory of the agent for each of 500 sessions: 0.50 MiB, not less than 0.5",
 		"1 of 500 sessions were lost",
+		"load: filtered steal: a 99th percentile of 1.50 times that without a session, not 1.3",
+		"load: filtered steal: 2 of 6000 requests failed",
 	}
 	if diff := cmp.Diff(want, sample().Missed()); diff != "" {
 		t.Errorf("missed (-want +got):\n%s", diff)
@@ -202,9 +205,10 @@ func TestParse(t *testing.T) {
 		want options
 		ok   bool
 	}{
-		{nil, options{rounds: 5, starts: 7, crowd: 500, output: "text", operator: true}, true},
-		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0", "-sessions", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
+		{nil, options{rounds: 5, starts: 7, crowd: 500, files: 3, load: 5, output: "text", operator: true}, true},
+		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0", "-sessions", "0", "-files", "0", "-load", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
 		{[]string{"-rounds", "0"}, options{}, false},
+		{[]string{"-files", "-1"}, options{}, false},
 		{[]string{"-o", "yaml"}, options{}, false},
 		{[]string{"-only", "no such thing"}, options{}, false},
 		{[]string{"more"}, options{}, false},

@@ -68,9 +68,11 @@ type stage struct {
 	env    *clustertest.Env
 	ns     string
 	loader string
-	builds []build
-	target string // address of the target
-	server string // address of the server
+	// workload is the program of the end-to-end tests; empty without a steady load.
+	workload string
+	builds   []build
+	target   string // address of the target
+	server   string // address of the server
 }
 
 func newStage(t *host, o options) *stage {
@@ -81,6 +83,10 @@ func newStage(t *host, o options) *stage {
 	programs := []string{"./cmd/mirrord", "./cmd/mirrord-agent", "./test/bench/loader"}
 	if o.operator {
 		programs = append(programs, "./cmd/mirrord-operator")
+	}
+	if o.load > 0 {
+		programs = append(programs, "./test/workload")
+		s.workload = filepath.Join(dir, "workload")
 	}
 	cmd := exec.CommandContext(t.ctx, "go", append([]string{"build", "-trimpath", "-o", dir}, programs...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -217,19 +223,29 @@ type session struct {
 	lines *lines
 }
 
-// start options of a session.
+// session starts a session on the target.
 func (s *stage) session(b build, incoming string, command ...string) *session {
+	return s.exec(b, s.settings(incoming), command...)
+}
+
+// exec starts a session.
+func (s *stage) exec(b build, settings map[string]any, command ...string) *session {
 	se := &session{t: s.t, lines: &lines{to: make(chan progress.Line, 1024)}}
-	se.process = s.start(se.lines, []string{"KUBECONFIG=" + s.env.Kubeconfig}, s.execArgs(b, incoming, command...)...)
+	se.process = s.start(se.lines, []string{"KUBECONFIG=" + s.env.Kubeconfig}, s.execArgs(b, settings, command...)...)
 	return se
 }
 
-func (s *stage) execArgs(b build, incoming string, command ...string) []string {
-	settings := map[string]any{
-		"target":   map[string]any{"path": "pod/target", "namespace": s.ns},
-		"operator": b.operator,
-		"feature":  map[string]any{"network": map[string]any{"incoming": incoming}},
+// settings are those of a session on the target.
+func (s *stage) settings(incoming string) map[string]any {
+	return map[string]any{
+		"target":  map[string]any{"path": "pod/target", "namespace": s.ns},
+		"feature": map[string]any{"network": map[string]any{"incoming": incoming}},
 	}
+}
+
+// execArgs completes the settings for a build, and writes them to a file.
+func (s *stage) execArgs(b build, settings map[string]any, command ...string) []string {
+	settings["operator"] = b.operator
 	if !b.operator {
 		settings["agent"] = map[string]any{"image": b.image, "image_pull_policy": "Never"}
 	}
@@ -243,6 +259,9 @@ func (s *stage) execArgs(b build, incoming string, command ...string) []string {
 	}
 	return append([]string{b.mirrord, "exec", "--progress", "json", "-f", file, "--"}, command...)
 }
+
+// started is the event of a session whose process runs.
+func started(l progress.Line) bool { return l.Event == "started" }
 
 // await waits for an event.
 func (se *session) await(what string, match func(progress.Line) bool) {
@@ -316,7 +335,7 @@ func (l *lines) rest() string {
 // outgoing starts a session whose local process is a load client.
 func (s *stage) outgoing(b build) (*loadClient, *session) {
 	se := s.session(b, "off", s.loader, "client")
-	se.await("its process started", func(l progress.Line) bool { return l.Event == "started" })
+	se.await("its process started", started)
 	return &loadClient{s.t, se.process}, se
 }
 

@@ -32,6 +32,8 @@ const (
 	// leaves them open until Release.
 	Hold    Kind = "hold"
 	Release Kind = "release"
+	// Run runs a program to its end. It is a child of the client, and so in the session that the client is in.
+	Run Kind = "run"
 )
 
 // Job is one measurement.
@@ -47,13 +49,15 @@ type Job struct {
 	Max int
 	// Bytes are moved in all by down and up.
 	Bytes int64
+	// Command is what run runs: a program and its arguments.
+	Command []string `json:",omitempty"`
 	// Patience bounds what can hang in a job, beyond its own time; the default is a minute.
 	Patience time.Duration
 }
 
 // Result is what came of a [Job].
 type Result struct {
-	// Count of connections or requests.
+	// Count of connections or requests, or of the lines that a program wrote.
 	Count int
 	// Seconds that the job took, from the first to the last of its work.
 	Seconds float64
@@ -90,6 +94,8 @@ func Client(in io.Reader, out io.Writer) error {
 		case Release:
 			closeAll(held)
 			held = nil
+		case Run:
+			r, err = j.run()
 		default:
 			err = fmt.Errorf("no job %q", j.Kind)
 		}
