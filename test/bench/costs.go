@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -65,8 +66,36 @@ type Load struct {
 	// Noise is how far the 99th percentile of one round without a session was from another's, at most, as a ratio above 1.
 	Noise float64   `json:"noise"`
 	Ways  []*Steady `json:"ways"`
+	// CPU is as in [Side], for one request.
+	CPU map[string]float64 `json:"cpu"`
 
 	p50, p99 []float64
+	cost     cost
+}
+
+// cost is CPU time that requests took.
+type cost struct {
+	requests int
+	used     cpuTime
+}
+
+func (c *cost) add(r stream) {
+	if c.used == nil {
+		c.used = cpuTime{}
+	}
+	c.requests += r.requests()
+	for group, seconds := range r.used {
+		c.used[group] += seconds
+	}
+}
+
+// each is what one request took, in microseconds.
+func (c *cost) each() map[string]float64 {
+	all := map[string]float64{}
+	for group, seconds := range c.used {
+		all[group] = seconds / float64(max(1, c.requests)) * 1e6
+	}
+	return all
 }
 
 // Steady is the same load with a session. Its latencies are of those requests that do not match the filter.
@@ -82,8 +111,11 @@ type Steady struct {
 	Failed   int `json:"failed"`
 	// Mirror is nil for what is no mirror.
 	Mirror *Copies `json:"mirror,omitempty"`
+	// CPU is as in [Side], for one request.
+	CPU map[string]float64 `json:"cpu"`
 
 	p50, p99 []float64
+	cost     cost
 }
 
 // Copies are the requests that a mirror brought.
@@ -94,9 +126,11 @@ type Copies struct {
 }
 
 // add notes a round without a session.
-func (l *Load) add(p50, p99 float64) {
-	l.p50, l.p99 = append(l.p50, p50), append(l.p99, p99)
+func (l *Load) add(r stream) {
+	l.p50, l.p99 = append(l.p50, r.Unmarked.P50), append(l.p99, r.Unmarked.P99)
 	l.P50, l.P99 = median(l.p50), median(l.p99)
+	l.cost.add(r)
+	l.CPU = l.cost.each()
 }
 
 // steady adds a way.
@@ -108,7 +142,7 @@ func (l *Load) steady(name string) *Steady {
 
 // compare computes what a way's rounds come to.
 func (l *Load) compare(w *Steady) {
-	w.P50, w.P99 = median(w.p50), median(w.p99)
+	w.P50, w.P99, w.CPU = median(w.p50), median(w.p99), w.cost.each()
 	w.RatioP50, w.RatioP99 = median(ratios(w.p50, l.p50)), median(ratios(w.p99, l.p99))
 	if w.Name != steadyName(again) {
 		return
@@ -181,5 +215,17 @@ func (l *Load) table(w *tabwriter.Writer) {
 			}
 		}
 		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "\nCPU time of a request, µs\t%s\n", strings.Join(cpuGroups, "\t"))
+	cpu := func(name string, each map[string]float64) {
+		fmt.Fprint(w, name)
+		for _, group := range cpuGroups {
+			fmt.Fprintf(w, "\t%.0f", each[group])
+		}
+		fmt.Fprintln(w)
+	}
+	cpu("without a session", l.CPU)
+	for _, s := range l.Ways {
+		cpu(s.Name, s.CPU)
 	}
 }

@@ -27,7 +27,11 @@ func sampleLoad() *Load {
 	noise, steal, copied := l.steady(steadyName(again)), l.steady(steadyName(filtered)), l.steady(steadyName(mirrored))
 	other := l.steady("other " + steadyName(filtered))
 	for _, p99 := range []float64{2, 4} {
-		l.add(0.5, p99)
+		var r stream
+		r.Unmarked.Requests, r.Unmarked.P50, r.Unmarked.P99, r.used = 2700, 0.5, p99, cpuTime{loadCPU: 0.54}
+		l.add(r)
+		r.used = cpuTime{loadCPU: 0.54, agentCPU: 0.27 * p99}
+		steal.cost.add(r)
 		noise.p50, noise.p99 = append(noise.p50, 0.5), append(noise.p99, 2.5)
 		steal.p50, steal.p99 = append(steal.p50, 0.6), append(steal.p99, 1.5*p99)
 		copied.p50, copied.p99 = append(copied.p50, 0.5), append(copied.p99, 1.2*p99)

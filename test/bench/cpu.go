@@ -23,7 +23,7 @@ var cpuGroups = []string{clientCPU, platformCPU, operatorCPU, agentCPU, loadCPU}
 // programs by the beginning of their names, which Linux cuts off after 15 bytes.
 var programs = map[string]string{
 	"kube-apiserver": platformCPU, "kubelet": platformCPU, "containerd": platformCPU, "containerd-shim": platformCPU,
-	"mirrord-operato": operatorCPU, "mirrord-agent": agentCPU, "loader": loadCPU, "mirrord": clientCPU, "kubectl": clientCPU,
+	"mirrord-operato": operatorCPU, "mirrord-agent": agentCPU, "loader": loadCPU, "workload": loadCPU, "mirrord": clientCPU, "kubectl": clientCPU,
 }
 
 // cpuTime is CPU time by group, in seconds. A process that has ended counts no more.

@@ -73,7 +73,12 @@ type stream struct {
 		P50, P99         float64 // milliseconds
 	}
 	Failures []string
+
+	used cpuTime
 }
+
+// requests are all of them.
+func (r stream) requests() int { return r.Unmarked.Requests + r.Marked.Requests }
 
 // steady sends a steady rate of requests to pods with and without sessions in turns.
 func (s *stage) steady(loads []string, rounds int) *Load {
@@ -101,7 +106,7 @@ func (s *stage) steady(loads []string, rounds int) *Load {
 	for round := range rounds {
 		s.t.Logf("steady load, round %d of %d", round+1, rounds)
 		base := s.stream(url(plain, steadyPort))
-		report.add(base.Unmarked.P50, base.Unmarked.P99)
+		report.add(base)
 		for i := range ways {
 			w := ways[(i+round)%len(ways)]
 			w.take(s, s.stream(w.url))
@@ -162,7 +167,13 @@ func (s *stage) freeAddress() string {
 
 // stream sends requests. Those that fail are in its result.
 func (s *stage) stream(url string) (r stream) {
-	out, err := exec.CommandContext(s.t.ctx, s.workload, "load", "-rate", fmt.Sprint(steadyRate), "-for", steadyFor.String(), "-header", "X-Marked: yes", url).Output()
+	cmd := exec.CommandContext(s.t.ctx, s.workload, "load", "-rate", fmt.Sprint(steadyRate), "-for", steadyFor.String(), "-header", "X-Marked: yes", url)
+	before := cpuTimes(s.env.Cluster.PID)
+	out, err := cmd.Output()
+	r.used = cpuTimes(s.env.Cluster.PID).since(before)
+	if cmd.ProcessState != nil {
+		r.used[loadCPU] += (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds() // it has ended
+	}
 	if jsonErr := json.Unmarshal(out, &r); jsonErr != nil {
 		s.t.Fatalf("the load on %s: %v", url, errors.Join(err, jsonErr))
 	}
@@ -172,7 +183,8 @@ func (s *stage) stream(url string) (r stream) {
 // take notes what a round gave.
 func (w *steadyWay) take(s *stage, r stream) {
 	w.p50, w.p99 = append(w.p50, r.Unmarked.P50), append(w.p99, r.Unmarked.P99)
-	w.Requests += r.Unmarked.Requests + r.Marked.Requests
+	w.Requests += r.requests()
+	w.cost.add(r)
 	marked := w.load
 	if w.load == filtered {
 		marked = laptopName
