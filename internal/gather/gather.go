@@ -23,16 +23,17 @@ type Conn struct {
 	r, w    int           // what is left of it
 	ahead   atomic.Int64  // bytes of that
 
-	mu   sync.Mutex
-	held bool
-	out  []byte
-	err  error
+	mu    sync.Mutex
+	write func([]byte) (int, error)
+	held  bool
+	out   []byte
+	err   error
 }
 
 // New wraps a connection. With readAhead it is read in large pieces, if it is one that makes a system call
 // for each read. While nothing has come there is no buffer.
 func New(c net.Conn, readAhead bool) *Conn {
-	g := &Conn{Conn: c}
+	g := &Conn{Conn: c, write: pipe.WriterOf(c)}
 	if sc, ok := c.(syscall.Conn); ok && readAhead {
 		g.fill = pipe.ReaderOf(sc)
 	}
@@ -74,7 +75,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.out = append(c.out, p...)
 		return len(p), nil
 	}
-	return c.Conn.Write(p)
+	return c.write(p)
 }
 
 // Hold makes Write keep everything until Release. What it keeps is not bounded here.
@@ -93,7 +94,7 @@ func (c *Conn) Release() error {
 	if c.err != nil || len(c.out) == 0 {
 		return c.err
 	}
-	_, c.err = c.Conn.Write(c.out)
+	_, c.err = c.write(c.out)
 	c.out = c.out[:0]
 	return c.err
 }

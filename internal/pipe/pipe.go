@@ -100,14 +100,14 @@ func oneWay(dst, src Conn) (int64, error) {
 // Copy copies src to dst until the end of data or a failure. It is io.Copy without a buffer
 // that is held while src has nothing to say.
 func Copy(dst io.Writer, src io.Reader) (int64, error) {
-	read := readerOf(src)
+	read, write := readerOf(src), WriterOf(dst)
 	var total int64
 	for {
 		buf, n, err := read()
 		var werr error
 		if n > 0 {
 			var w int
-			w, werr = dst.Write((*buf)[:n])
+			w, werr = write((*buf)[:n])
 			total += int64(w)
 			if werr == nil && w < n {
 				werr = io.ErrShortWrite
@@ -143,8 +143,19 @@ type ReadFunc func() (buf *[]byte, n int, err error)
 func PutBuffer(buf *[]byte) { buffers.Put(buf) }
 
 // ReaderOf reads a connection without a buffer while there is nothing to read; nil when the system has no
-// way to do that.
+// way to do that. It is for one goroutine at a time.
 func ReaderOf(c syscall.Conn) ReadFunc { return readinessReader(c) }
+
+// WriterOf returns a function that does what w's Write does, and costs less for messages if w is a connection of the
+// system. It is for one goroutine at a time.
+func WriterOf(w io.Writer) func([]byte) (int, error) {
+	if sc, ok := w.(syscall.Conn); ok {
+		if f := readinessWriter(sc); f != nil {
+			return f
+		}
+	}
+	return w.Write
+}
 
 // readerOf chooses how to wait for src.
 func readerOf(src io.Reader) ReadFunc {

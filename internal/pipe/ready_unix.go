@@ -3,10 +3,15 @@
 package pipe
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
 )
+
+// quickSize is the most that is taken for a message, in bytes. Larger pieces are read and written as Go
+// does it.
+const quickSize = 16 << 10
 
 // readinessReader waits in the runtime's poller and takes a buffer only once there is
 // something to read.
@@ -15,40 +20,118 @@ func readinessReader(c syscall.Conn) ReadFunc {
 	if err != nil {
 		return nil
 	}
+	r := &reader{quick: true}
+	try := r.try // one allocation for all reads
 	return func() (*[]byte, int, error) {
-		var (
-			buf  *[]byte
-			n    int
-			rerr error
-		)
-		err := rc.Read(func(fd uintptr) bool {
-			buf = buffers.Get().(*[]byte)
-			for {
-				n, rerr = syscall.Read(int(fd), *buf)
-				if rerr != syscall.EINTR {
-					break
-				}
-			}
-			if rerr == syscall.EAGAIN {
-				buffers.Put(buf)
-				buf = nil
-				return false
-			}
-			return true
-		})
+		err := rc.Read(try)
+		buf, n := r.buf, r.n
+		r.buf = nil
 		switch {
 		case err != nil: // closed, or past its deadline
 			if buf != nil {
 				buffers.Put(buf)
 			}
 			return nil, 0, err
-		case rerr != nil:
+		case r.err != nil:
 			buffers.Put(buf)
-			return nil, 0, os.NewSyscallError("read", rerr)
+			return nil, 0, os.NewSyscallError("read", r.err)
 		case n == 0:
 			buffers.Put(buf)
 			return nil, 0, io.EOF
 		}
 		return buf, n, nil
 	}
+}
+
+// reader is a read under way.
+type reader struct {
+	buf   *[]byte
+	n     int
+	err   error
+	quick bool // the last read brought a message, not a part of something large
+	file  bool // it is no socket
+}
+
+// try reads, and reports false when there is nothing to read.
+func (r *reader) try(fd uintptr) bool {
+	r.buf = buffers.Get().(*[]byte)
+	for {
+		read := syscall.Read
+		if r.quick && !r.file {
+			read = receive
+		}
+		r.n, r.err = read(int(fd), *r.buf)
+		switch {
+		case r.err == nil:
+			r.quick = r.n <= quickSize
+			return true
+		case errors.Is(r.err, syscall.EINTR):
+		case errors.Is(r.err, syscall.ENOTSOCK):
+			r.file = true
+		case errors.Is(r.err, syscall.EAGAIN):
+			buffers.Put(r.buf)
+			r.buf = nil
+			return false
+		default:
+			return true
+		}
+	}
+}
+
+// readinessWriter writes to the descriptor of a connection.
+func readinessWriter(c syscall.Conn) func([]byte) (int, error) {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	w := &writer{}
+	try := w.try
+	return func(p []byte) (int, error) {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		w.p, w.n, w.err = p, 0, nil
+		err := rc.Write(try)
+		w.p = nil
+		if err == nil && w.err != nil {
+			err = os.NewSyscallError("write", w.err)
+		}
+		return w.n, err
+	}
+}
+
+// writer is a write under way.
+type writer struct {
+	p    []byte
+	n    int // bytes that were written
+	err  error
+	file bool // it is no socket
+}
+
+// try writes what is left, and reports false when there is no room for all of it.
+func (w *writer) try(fd uintptr) bool {
+	for w.n < len(w.p) {
+		write := syscall.Write
+		if len(w.p)-w.n <= quickSize && !w.file {
+			write = send
+		}
+		n, err := write(int(fd), w.p[w.n:])
+		if n > 0 {
+			w.n += n
+		}
+		switch {
+		case err == nil && n > 0, errors.Is(err, syscall.EINTR):
+		case err == nil:
+			w.err = io.ErrUnexpectedEOF
+			return true
+		case errors.Is(err, syscall.ENOTSOCK):
+			w.file = true
+		case errors.Is(err, syscall.EAGAIN):
+			return false
+		default:
+			w.err = err
+			return true
+		}
+	}
+	return true
 }

@@ -1,14 +1,12 @@
 package resume
 
 import (
-	"bufio"
 	"net"
 	"syscall"
 	"time"
-)
 
-// readSize is how much is read at a time of a carrier that makes a system call for each read.
-const readSize = 128 << 10
+	"github.com/mirrord-go/mirrord/internal/gather"
+)
 
 // carrier is one carrier in use. Its fields belong to who holds the Conn's lock, in by who reads.
 type carrier struct {
@@ -29,12 +27,10 @@ type carrier struct {
 }
 
 func newCarrier(c net.Conn) *carrier {
-	cr := &carrier{Conn: c}
-	cr.in.r = c
 	if _, socket := c.(syscall.Conn); socket {
-		cr.in.r = bufio.NewReaderSize(c, readSize)
+		c = gather.New(c, true)
 	}
-	return cr
+	return &carrier{Conn: c, in: inbound{r: c}}
 }
 
 func (cr *carrier) enter() { cr.users++ }
