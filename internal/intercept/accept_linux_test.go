@@ -62,7 +62,7 @@ func (r *run) deliver(listener, client netip.AddrPort) {
 		r.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(testTime))
 	b := make([]byte, 5)
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
 		r.t.Errorf("greeting %q, %v", b, err)
@@ -182,8 +182,10 @@ func TestWithoutTranslation(t *testing.T) {
 // The program's listen returns after the network knows.
 func TestListenWaitsForTheNetwork(t *testing.T) {
 	release := make(chan struct{})
+	done := sync.OnceFunc(func() { close(release) })
+	defer done() // before the program is closed, which waits for the network
 	n := &fakeTarget{onListen: func(netip.AddrPort) { <-release }}
-	r := launch(t, n, nil, "python3", "-c", pythonServer)
+	r := launch(t, n, func(_ *Options, tm *times) { tm.announce = testTime }, "python3", "-c", pythonServer)
 	eventually(t, "the network is told", func() bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -192,16 +194,16 @@ func TestListenWaitsForTheNetwork(t *testing.T) {
 	if strings.Contains(r.out.String(), "listening") {
 		t.Error("listen returned before the network was done")
 	}
-	close(release)
+	done()
 	r.port()
 }
 
 func TestListenDoesNotWaitForever(t *testing.T) {
 	release := make(chan struct{})
+	defer close(release) // before the program is closed, which waits for the network
 	n := &fakeTarget{onListen: func(netip.AddrPort) { <-release }}
 	r := launch(t, n, func(_ *Options, tm *times) { tm.announce = 10 * time.Millisecond }, "python3", "-c", pythonServer)
 	r.port()
-	close(release)
 }
 
 // Clients that come at the same time, to several processes of one listener.
@@ -232,7 +234,7 @@ signal.pause()
 				return
 			}
 			defer c.Close()
-			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(testTime))
 			b, err := io.ReadAll(c)
 			if err != nil || !bytes.Equal(b, []byte(client.String())) {
 				t.Errorf("the server saw %q, %v; want %v", b, err, client)

@@ -105,11 +105,11 @@ def accept(s):
 threading.Thread(target=accept, args=(s,), daemon=True).start()
 for h in host, "localhost":
     if h == "localhost" and family != socket.AF_INET: continue
-    c = socket.create_connection((h if h == host else "127.0.0.1", port), 10)
+    c = socket.create_connection((h if h == host else "127.0.0.1", port), 60)
     print("itself", c.recv(99).decode(), c.getpeername()[1] == port, flush=True); c.close()
 n = socket.socket(family, socket.SOCK_STREAM); n.setblocking(False)
 e = n.connect_ex((host, port)); assert e in (0, errno.EINPROGRESS), e
-import select; select.select([], [n], [], 10); print("later", n.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), flush=True); n.close()
+import select; select.select([], [n], [], 60); print("later", n.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), flush=True); n.close()
 sys.stdin.readline()
 s.shutdown(socket.SHUT_RDWR); s.close()
 s = serve()
@@ -163,6 +163,35 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
+// Workers that share a port go on sharing it, and whichever of them the kernel chooses answers.
+func TestTakenPortOfWorkers(t *testing.T) {
+	t.Parallel()
+	const script = `
+import os, socket, sys
+port = int(sys.argv[1])
+def worker():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(("127.0.0.1", port)); s.listen(16)
+    print("worker %d" % s.getsockname()[1], flush=True)
+    return s
+s = worker()
+if os.fork() == 0:
+    s.close(); s = worker()
+while True:
+    c, a = s.accept(); c.sendall(b"worker"); c.close()
+`
+	port, n := takenPort(t), &fakeTarget{onBind: elsewhere}
+	r := launch(t, n, nil, "python3", "-c", script, port)
+	eventually(t, "both have the port", func() bool { return strings.Count(r.out.String(), "worker "+port+"\n") == 2 })
+	if moved := n.allMoved(); len(moved) != 1 {
+		t.Errorf("moved %q", moved)
+	}
+	for range 8 { // each goes to either of them
+		if got := answerOf(t, r, "127.0.0.1:"+port); got != "worker" {
+			t.Errorf("the child says %q", got)
+		}
+	}
+}
+
 const bindOnly = `
 import errno, socket, sys
 try:
@@ -175,15 +204,7 @@ c, a = s.accept(); c.sendall(b"here")
 func TestListenPorts(t *testing.T) {
 	t.Parallel()
 	needNamespace(t)
-	free := func() uint16 {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().(*net.TCPAddr).AddrPort().Port()
-	}
-	there := free()
+	const there = 21235 // which the kernel gives nobody by itself
 	n := &fakeTarget{onBind: func(netip.AddrPort) Binding { return Binding{Port: there} }}
 	r := launch(t, n, nil, "python3", "-c", bindOnly, "80")
 	r.expect("bound 80\n")

@@ -26,7 +26,7 @@ pid = os.fork()
 if pid == 0:
     n = 0
     while not os.path.exists(sys.argv[3]):
-        c = socket.create_connection(("198.51.100.1", port), 20); c.sendall(b"x"); assert c.recv(1) == b"x"; c.close(); time.sleep(0.02)
+        c = socket.create_connection(("198.51.100.1", port), 60); c.sendall(b"x"); assert c.recv(1) == b"x"; c.close(); time.sleep(0.02)
     os._exit(7)
 time.sleep(0.2)
 r = subprocess.run([gdb, "-nx", "-q", "-batch", "-ex", "set debuginfod enabled off", "-p", str(pid), "-ex", "detach"], capture_output=True, text=True)

@@ -326,7 +326,7 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-const testTime = 60 * time.Second
+const testTime = 2 * time.Minute
 
 func testTimes() times {
 	return times{sweep: 100 * time.Millisecond, idle: 2 * time.Minute, announce: 5 * time.Second}
@@ -392,12 +392,11 @@ func (r *run) exit() (int, string) {
 	return state.ExitCode(), r.settledOutput()
 }
 
-// settledOutput is the output once the pipe has ended, or a second later: a daemon may hold
-// its other end.
+// settledOutput is the output once the pipe has ended: what the program left behind may still write.
 func (r *run) settledOutput() string {
 	select {
 	case <-r.copied:
-	case <-time.After(time.Second):
+	case <-time.After(testTime):
 	}
 	return r.out.String()
 }
@@ -508,9 +507,9 @@ func testdata(name string) string {
 // eventually waits until a condition holds.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTime); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not so after 10 s: %s", what)
+			t.Fatalf("not so after %v: %s", testTime, what)
 		}
 	}
 }

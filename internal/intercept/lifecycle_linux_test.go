@@ -50,7 +50,8 @@ func TestExitCodeAndSignals(t *testing.T) {
 func TestInterruptedConnect(t *testing.T) {
 	t.Parallel()
 	const script = `
-import socket, threading
+import signal, socket, threading
+signal.signal(signal.SIGINT, signal.default_int_handler) # also where the tests run in the background, which ignores it
 THREADS
 try:
     print("connecting", flush=True)
@@ -72,7 +73,7 @@ except KeyboardInterrupt:
 func TestStoppedConnect(t *testing.T) {
 	t.Parallel()
 	s := serveAll(t)
-	r := launch(t, &fakeTarget{far: time.Second}, nil, "python3", "-c", `
+	r := launch(t, &fakeTarget{far: 3 * time.Second}, nil, "python3", "-c", `
 import socket, sys
 print("connecting", flush=True)
 s = socket.create_connection(("198.51.100.2", int(sys.argv[1]))); s.sendall(b"ping"); print("got", s.recv(4))
@@ -212,7 +213,7 @@ if os.fork() == 0:
     os.close(1)
     while os.getppid() == int(sys.argv[2]): time.sleep(0.01)
     try:
-        socket.create_connection(("198.51.100.1", 80), 5); r = "connected"
+        socket.create_connection(("198.51.100.1", 80), 60); r = "connected"
     except OSError as e:
         r = str(e.errno)
     with open(sys.argv[1] + ".new", "w") as f: f.write(r)
@@ -286,7 +287,7 @@ func descriptors(t *testing.T) int {
 func (r *run) backTo(files, routines int) {
 	r.t.Helper()
 	const slack = 5
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTime); ; time.Sleep(5 * time.Millisecond) {
 		conns, f, g := r.outgoing.size(), descriptors(r.t), runtime.NumGoroutine()
 		if conns == 0 && f <= files+slack && g <= routines+slack {
 			return

@@ -11,15 +11,16 @@ import (
 	"testing"
 )
 
-// copyOf gives a program another name.
-func copyOf(t *testing.T, program, name string) string {
+// renamed gives a program another name. A copy that is written here could be "busy" when it is to be run: whatever other
+// tests start at that moment has it open for writing, too, until its exec.
+func renamed(t *testing.T, program, name string) string {
 	t.Helper()
-	b, err := os.ReadFile(program)
+	dir, err := os.MkdirTemp(filepath.Dir(program), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, b, 0o755); err != nil {
+	path := filepath.Join(dir, name)
+	if err := os.Link(program, path); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -30,7 +31,7 @@ func copyOf(t *testing.T, program, name string) string {
 func TestOutside(t *testing.T) {
 	t.Parallel()
 	s := serveAll(t)
-	tool := copyOf(t, goChild(t), "tool")
+	tool := renamed(t, goChild(t), "tool")
 	n := &fakeTarget{}
 	var port string
 	n.onListen = func(a netip.AddrPort) { port = a.String() }
@@ -111,7 +112,7 @@ func TestOwnPort(t *testing.T) {
 import socket, sys
 l = socket.socket(); l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); l.bind(("127.0.0.1", 5678)); l.listen(4)
 c = socket.create_connection(("127.0.0.1", 5678), 10); print("own", l.accept()[1][1] == c.getsockname()[1])
-c = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10); c.sendall(b"x"); print("debugger", c.recv(1))
+c = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60); c.sendall(b"x"); print("debugger", c.recv(1))
 `
 	if out := launch(t, n, set, "python3", "-c", script, port, "debug="+port).succeed(); out != "own True\ndebugger b'x'\n" {
 		t.Errorf("output %q", out)

@@ -54,7 +54,7 @@ import socket, sys, asyncio, errno, urllib.request
 tcp, udp, http = map(int, sys.argv[1:])
 s = socket.create_connection(("198.51.100.1", tcp), 10); s.sendall(b"py"); print("socket", s.recv(9), s.getpeername()); s.close()
 for host, want in ("198.51.100.61", errno.ECONNREFUSED), ("198.51.100.63", errno.EHOSTUNREACH), ("198.51.100.62", errno.ETIMEDOUT):
-    for timeout in None, 10:
+    for timeout in None, 60:
         s = socket.socket(); s.settimeout(timeout)
         assert s.connect_ex((host, 80)) == want, (host, timeout)
         s.close()
@@ -65,8 +65,8 @@ async def main():
     except ConnectionRefusedError as e:
         print("asyncio refused", e.errno == errno.ECONNREFUSED)
 asyncio.run(main())
-d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); d.settimeout(10); d.sendto(b"dgram", ("198.51.100.1", udp)); print("datagram", d.recvfrom(99))
-print("http", urllib.request.urlopen("http://shop.test:%d/" % http, timeout=10).read())
+d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); d.settimeout(60); d.sendto(b"dgram", ("198.51.100.1", udp)); print("datagram", d.recvfrom(99))
+print("http", urllib.request.urlopen("http://shop.test:%d/" % http, timeout=60).read())
 try:
     socket.getaddrinfo("nowhere.invalid", 80)
 except socket.gaierror as e:
@@ -89,9 +89,9 @@ const one = f => new Promise(f);
 
 const perlClient = `
 use Socket; use IO::Socket::INET; use Errno;
-my $s = IO::Socket::INET->new(PeerAddr => "198.51.100.1:$ARGV[0]", Timeout => 10) or die "connect: $!";
+my $s = IO::Socket::INET->new(PeerAddr => "198.51.100.1:$ARGV[0]", Timeout => 60) or die "connect: $!";
 print $s "perl\n"; print "socket ", scalar(<$s>);
-my $t = IO::Socket::INET->new(PeerAddr => "198.51.100.61:80", Timeout => 10); print "timeout $!\n";
+my $t = IO::Socket::INET->new(PeerAddr => "198.51.100.61:80", Timeout => 60); print "timeout $!\n";
 $t = IO::Socket::INET->new(PeerAddr => "198.51.100.63:80"); print "blocking $!\n";
 `
 
@@ -139,7 +139,7 @@ func TestPrograms(t *testing.T) {
 			[]string{"socket perl", "timeout Connection refused", "blocking No route to host"},
 		},
 		{"curl", func(t *testing.T, s servers) []string {
-			return []string{"curl", "-sS", "--max-time", "10", "http://shop.test:" + s.http + "/"}
+			return []string{"curl", "-sS", "--max-time", "60", "http://shop.test:" + s.http + "/"}
 		}, []string{"welcome to shop.test:HTTP"}},
 		{"busybox", func(t *testing.T, s servers) []string {
 			return []string{"busybox", "wget", "-q", "-O", "-", "http://198.51.100.1:" + s.http + "/"}
@@ -148,13 +148,13 @@ func TestPrograms(t *testing.T) {
 			return []string{"bash", "-c", `exec 3<>/dev/tcp/198.51.100.1/` + s.tcp + `; echo bash >&3; read -r l <&3; echo "got $l"; (exec 4<>/dev/tcp/198.51.100.61/80) 2>&1; true`}
 		}, []string{"got bash", "Connection refused"}},
 		{"dig udp", func(t *testing.T, s servers) []string {
-			return []string{"dig", "+short", "+time=10", "+tries=1", "@198.51.100.53", "txt", "shop.test"}
+			return []string{"dig", "+short", "+time=60", "+tries=1", "@198.51.100.53", "txt", "shop.test"}
 		}, []string{`"datagram"`}},
 		{"dig tcp", func(t *testing.T, s servers) []string {
-			return []string{"dig", "+short", "+tcp", "+time=10", "+tries=1", "@198.51.100.53", "txt", "shop.test"}
+			return []string{"dig", "+short", "+tcp", "+time=60", "+tries=1", "@198.51.100.53", "txt", "shop.test"}
 		}, []string{`"stream"`}},
 		{"process tree", func(t *testing.T, s servers) []string {
-			return []string{"sh", "-c", `(sh -c "$0 tcp shop.test:$1" | sed s/^/piped:/) & "$0" daemon "$0" tcp 198.51.100.1:$1; wait; sleep 0.5`, goChild(t), s.tcp}
+			return []string{"sh", "-c", `(sh -c "$0 tcp shop.test:$1" | sed s/^/piped:/) & "$0" daemon "$0" tcp 198.51.100.1:$1; wait`, goChild(t), s.tcp}
 		}, []string{"piped:got ping", "\ngot ping"}},
 	}
 	for _, tt := range tests {

@@ -72,10 +72,10 @@ import os, socket, sys
 port = int(sys.argv[1])
 l = socket.socket(); l.bind(("127.0.0.1", 0)); l.listen(4)
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-c = socket.create_connection(("198.51.100.1", port), 10); c.sendall(b"x"); print("connected", c.recv(1), c.getpeername()[0])
+c = socket.create_connection(("198.51.100.1", port), 60); c.sendall(b"x"); print("connected", c.recv(1), c.getpeername()[0])
 m = socket.socket(); m.bind(("127.0.0.1", 0)); m.listen(4); print("listens", m.getsockname()[1] > 0)
 if os.fork() == 0:
-    c = socket.create_connection(("198.51.100.1", port), 10); c.sendall(b"y"); print("child", c.recv(1), flush=True); os._exit(0)
+    c = socket.create_connection(("198.51.100.1", port), 60); c.sendall(b"y"); print("child", c.recv(1), flush=True); os._exit(0)
 os.wait()
 os.execvp("python3", ["python3", "-c", "import socket, sys; c = socket.create_connection(('198.51.100.1', %d), 10); c.sendall(b'z'); print('program', c.recv(1))" % port])
 `

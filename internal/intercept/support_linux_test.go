@@ -44,7 +44,7 @@ func TestMissingSupport(t *testing.T) {
 // Kernels before 6.9 have pidfds of processes only.
 func TestWithoutThreadPidfds(t *testing.T) {
 	port, port6 := serveTCP(t, "tcp4", echoOrReset), serveTCP(t, "tcp6", echoOrReset)
-	r := launch(t, &fakeTarget{far: 300 * time.Millisecond}, nil, "sh", "-c", `read x; exec "$0" "$@"`, cProgram(t, "glibc", "tcp"), port, port6)
+	r := launch(t, &fakeTarget{far: farAway}, nil, "sh", "-c", `read x; exec "$0" "$@"`, cProgram(t, "glibc", "tcp"), port, port6)
 	r.tasks.mu.Lock()
 	r.tasks.processOnly = true
 	r.tasks.mu.Unlock()
@@ -104,7 +104,7 @@ import socket, sys
 dst = ("198.51.100.1", int(sys.argv[1]))
 c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); c.connect(dst)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for s in c, u: s.settimeout(10)
+for s in c, u: s.settimeout(60)
 while True:
     c.send(b"c"); u.sendto(b"u", dst); print(c.recv(9), u.recvfrom(9), flush=True)
     if not sys.stdin.readline(): break

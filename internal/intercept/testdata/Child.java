@@ -44,7 +44,7 @@ public class Child {
 			System.out.println("selector: " + e.getMessage());
 		}
 		try (DatagramSocket d = new DatagramSocket()) {
-			d.setSoTimeout(10000);
+			d.setSoTimeout(60000);
 			byte[] b = new byte[100];
 			d.send(new DatagramPacket("dgram".getBytes(), 5, InetAddress.getByName(host), udp));
 			DatagramPacket p = new DatagramPacket(b, b.length);

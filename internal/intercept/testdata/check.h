@@ -24,6 +24,10 @@
 
 static int failures;
 
+// How long to wait for what must happen, in ms, and how far away 198.51.100.2 is, in s: as the tests say.
+#define PATIENCE 30000
+#define FAR 1.5
+
 #define CHECK(cond, ...)                                        \
 	do {                                                    \
 		int saved = errno;                              \

@@ -40,7 +40,7 @@ static void families(void) {
 			if (nb) {
 				FAILS(conn(fd, t[i].host, t[i].port), EINPROGRESS);
 				struct pollfd p = {fd, POLLOUT, 0};
-				CHECK(poll(&p, 1, 5000) == 1 && p.revents == POLLOUT, "poll %x", p.revents);
+				CHECK(poll(&p, 1, PATIENCE) == 1 && p.revents == POLLOUT, "poll %x", p.revents);
 				fcntl(fd, F_SETFL, 0);
 			} else {
 				OK(conn(fd, t[i].host, t[i].port));
@@ -86,7 +86,7 @@ static int failing(const char *host, short *revents) {
 	int fd = socket(family(host), SOCK_STREAM | SOCK_NONBLOCK, 0);
 	FAILS(conn(fd, host, 80), EINPROGRESS);
 	struct pollfd p = {fd, POLLIN | POLLOUT, 0};
-	CHECK(poll(&p, 1, 5000) == 1, "poll");
+	CHECK(poll(&p, 1, PATIENCE) == 1, "poll");
 	*revents = p.revents;
 	return fd;
 }
@@ -104,7 +104,7 @@ static void nonblocking_errors(void) {
 		int v4 = family(bad[i].host) == AF_INET;
 		FAILS(conn(fd, v4 ? "198.51.100.1" : "2001:db8::1", v4 ? port : port6), EINPROGRESS);
 		struct pollfd p = {fd, POLLOUT, 0};
-		CHECK(poll(&p, 1, 5000) == 1 && so_error(fd) == 0, "a socket can be used again");
+		CHECK(poll(&p, 1, PATIENCE) == 1 && so_error(fd) == 0, "a socket can be used again");
 		close(fd);
 		// poll, second connect
 		fd = failing(bad[i].host, &revents);
@@ -126,12 +126,12 @@ static void nonblocking(void) {
 	epoll_wait(ep, &ev, 1, 0);                 // EPOLLOUT|EPOLLHUP of an unconnected socket
 	double t = now();
 	FAILS(conn(fd, "198.51.100.2", port), EINPROGRESS);
-	CHECK(now() - t < 0.2, "connect waited");
+	CHECK(now() - t < FAR, "connect waited");
 	CHECK(!strcmp(peer(fd), strerror(ENOTCONN)), "peer %s", peer(fd));
 	FAILS(conn(fd, "198.51.100.2", port), EALREADY);
 	CHECK(so_error(fd) == 0, "SO_ERROR while connecting");
-	CHECK(epoll_wait(ep, &ev, 1, 5000) == 1 && ev.events == EPOLLOUT, "events %x", ev.events);
-	CHECK(now() - t > 0.25, "connected before the far side answered");
+	CHECK(epoll_wait(ep, &ev, 1, PATIENCE) == 1 && ev.events == EPOLLOUT, "events %x", ev.events);
+	CHECK(now() - t > FAR - 0.05, "connected before the far side answered");
 	CHECK(so_error(fd) == 0, "SO_ERROR");
 	OK(conn(fd, "198.51.100.2", port)); // the end of the attempt, as Linux does
 	FAILS(conn(fd, "198.51.100.2", port), EISCONN);
@@ -203,19 +203,27 @@ static void send_timeout(void) {
 	timeout_(fd, SO_SNDTIMEO, 150);
 	double t = now();
 	FAILS(conn(fd, "198.51.100.2", port), EINPROGRESS);
-	CHECK(now() - t > 0.1 && now() - t < 0.29, "after %f", now() - t);
+	CHECK(now() - t > 0.1 && now() - t < FAR, "after %f", now() - t);
 	CHECK((fcntl(fd, F_GETFL) & O_NONBLOCK) == 0, "still blocking");
 	struct pollfd p = {fd, POLLOUT, 0};
-	CHECK(poll(&p, 1, 5000) == 1 && so_error(fd) == 0, "the attempt goes on");
+	CHECK(poll(&p, 1, PATIENCE) == 1 && so_error(fd) == 0, "the attempt goes on");
 	echoes(fd);
 	close(fd);
 }
 
+// alarm_in sends a signal after a while; without SA_RESTART again and again, since the first may come before the call
+// that it is to interrupt.
 static void alarm_in(int ms, int flags) {
 	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = flags};
 	sigaction(SIGALRM, &sa, NULL);
 	struct itimerval it = {{0, 0}, {ms / 1000, ms % 1000 * 1000}};
+	if (!(flags & SA_RESTART)) it.it_interval = it.it_value;
 	signals = 0;
+	setitimer(ITIMER_REAL, &it, NULL);
+}
+
+static void no_alarm(void) {
+	struct itimerval it = {{0, 0}, {0, 0}};
 	setitimer(ITIMER_REAL, &it, NULL);
 }
 
@@ -223,8 +231,9 @@ static void interrupted(void) {
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	alarm_in(50, 0);
 	FAILS(conn(fd, "198.51.100.2", port), EINTR);
+	no_alarm();
 	struct pollfd p = {fd, POLLOUT, 0};
-	CHECK(poll(&p, 1, 5000) == 1 && p.revents == POLLOUT, "revents %x", p.revents);
+	CHECK(poll(&p, 1, PATIENCE) == 1 && p.revents == POLLOUT, "revents %x", p.revents);
 	CHECK(so_error(fd) == 0, "the attempt goes on");
 	echoes(fd);
 	close(fd);
@@ -237,6 +246,7 @@ static void interrupted(void) {
 	fd = socket(AF_INET, SOCK_STREAM, 0);
 	alarm_in(50, 0);
 	FAILS(conn(fd, "198.51.100.65", 80), EINTR);
+	no_alarm();
 	close(fd);
 }
 
@@ -290,7 +300,7 @@ static void mptcp(void) {
 		int r = conn(fd, "198.51.100.1", port);
 		CHECK(r == 0 || (nb && errno == EINPROGRESS), "connect");
 		struct pollfd p = {fd, POLLOUT, 0};
-		CHECK(poll(&p, 1, 5000) == 1, "poll");
+		CHECK(poll(&p, 1, PATIENCE) == 1, "poll");
 		fcntl(fd, F_SETFL, 0);
 		echoes(fd);
 		OK(shutdown(fd, SHUT_WR));
@@ -313,7 +323,7 @@ static void bound(void) {
 		int r = conn(fd, "198.51.100.1", port);
 		CHECK(r == 0 || (nb && errno == EINPROGRESS), "connect");
 		struct pollfd p = {fd, POLLOUT, 0};
-		CHECK(poll(&p, 1, 5000) == 1, "poll");
+		CHECK(poll(&p, 1, PATIENCE) == 1, "poll");
 		fcntl(fd, F_SETFL, 0);
 		echoes(fd);
 		close(fd);

@@ -31,7 +31,7 @@ func main() {
 
 // tcp ADDRESS: one exchange with an echo server.
 func tcp(args []string) error {
-	c, err := net.DialTimeout("tcp", args[0], 10*time.Second)
+	c, err := net.DialTimeout("tcp", args[0], 60*time.Second)
 	if err != nil {
 		for _, e := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
 			if errors.Is(err, e) {
@@ -68,8 +68,8 @@ func udp(args []string) error {
 		return err
 	}
 	b := make([]byte, 64)
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	_ = u.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = u.SetDeadline(time.Now().Add(60 * time.Second))
 	if _, err := io.WriteString(c, "connected"); err != nil {
 		return err
 	}
