@@ -21,7 +21,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // way to it.
 func next(t *testing.T, a session.Attachments, pods ...string) (session.Update, []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var said []string
 	for {
@@ -45,7 +45,7 @@ func next(t *testing.T, a session.Attachments, pods ...string) (session.Update, 
 // over waits for the end of a session.
 func over(t *testing.T, a session.Attachments, says string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		if _, err := a.Next(ctx); err != nil {

@@ -100,7 +100,18 @@ func (r *rollout) set(sets []string, pods ...corev1.Pod) {
 }
 
 func (r *rollout) event(kind watch.EventType, pod corev1.Pod) {
-	r.events <- map[string]any{"type": kind, "object": pod}
+	r.t.Helper()
+	r.send(map[string]any{"type": kind, "object": pod})
+}
+
+// send gives the watch that is open, or the next one, an event; nil is its end.
+func (r *rollout) send(e map[string]any) {
+	r.t.Helper()
+	select {
+	case r.events <- e:
+	case <-time.After(time.Minute):
+		r.t.Fatal("nobody watches")
+	}
 }
 
 // following is a run of Follow.
@@ -145,7 +156,7 @@ func (r *rollout) follow(t *testing.T) *following {
 // sees waits for a list of pods.
 func (f *following) sees(want ...string) {
 	f.t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	var last []string
 	for {
 		select {
@@ -182,7 +193,7 @@ func TestFollow(t *testing.T) {
 	r.event(watch.Deleted, old)
 	f.sees("young")
 	r.set([]string{"rs-2"}, readyPod("third", ownedBy("rs-2", 0)))
-	r.events <- nil
+	r.send(nil)
 	f.sees("third")
 	if len(f.said) > 0 {
 		t.Errorf("the user was told %q", <-f.said)

@@ -96,7 +96,7 @@ func TestTimeout(t *testing.T) {
 		if !errors.Is(err, ErrTimeout) {
 			t.Errorf("the match ends with %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the match is not given up")
 	}
 }

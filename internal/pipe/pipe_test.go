@@ -55,7 +55,7 @@ func wait(t *testing.T, ch <-chan pipe.Result) pipe.Result {
 	select {
 	case r := <-ch:
 		return r
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Join did not return")
 		return pipe.Result{}
 	}

@@ -92,7 +92,7 @@ func (p *pods) takes(pod string, port uint16) bool {
 // until polls for what happens soon.
 func until(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !check() {
 		if time.Now().After(deadline) {
 			t.Errorf("waited in vain: %s", what)

@@ -102,10 +102,15 @@ func (a *agent) Close(context.Context) error {
 	return nil
 }
 
-func (a *agent) far() *agenttest.Agent {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.end
+// far is the agent's end of the tunnel, which the client may have a moment before it is noted here.
+func (a *agent) far() (end *agenttest.Agent) {
+	until(a.t, "the agent has its end of the tunnel", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		end = a.end
+		return end != nil
+	})
+	return end
 }
 
 // process is a real one that is not intercepted; what the session offers it is in options.

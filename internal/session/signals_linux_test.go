@@ -97,7 +97,7 @@ func TestTerminalSignals(t *testing.T) {
 	})
 	wait := func(text string, count int) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); strings.Count(shown.String(), text) < count; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); strings.Count(shown.String(), text) < count; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%q was not seen %d times:\n%s", text, count, shown.String())
 			}

@@ -35,7 +35,7 @@ func pair(t *testing.T, network string) (a, b *net.UnixConn) {
 	}
 	for _, c := range []*net.UnixConn{a, b} {
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return a, b
 }

@@ -138,6 +138,11 @@ func (w *world) startAgent(t *testing.T, client *tunnel.Identity) *local.Agent {
 func (r *run) wait() []string {
 	r.t.Helper()
 	<-r.ended
+	select {
+	case <-r.out.done:
+	case <-time.After(patience):
+		r.t.Error("something of the process still has its output open")
+	}
 	return r.out.all()
 }
 
@@ -344,7 +349,7 @@ func incomingOff(t *testing.T, w *world) {
 	r := w.serving(t, config.IncomingOff, ":8080")
 	w.podServes(t)
 	r.stop()
-	if diff := cmp.Diff([]string{"listening"}, r.out.all()); diff != "" {
+	if diff := cmp.Diff([]string{"listening"}, r.wait()); diff != "" {
 		t.Errorf("the process saw (-want +got):\n%s", diff)
 	}
 }
@@ -397,6 +402,7 @@ func fifoPath(t *testing.T) string {
 
 func fifo(t *testing.T) string {
 	t.Helper()
+	_ = os.Remove(fifoPath(t)) // of a test that was killed
 	if err := syscall.Mkfifo(fifoPath(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -516,7 +522,8 @@ func shellEnds(t *testing.T, w *world) {
 	if r.status.Code != 3 || r.err != nil {
 		t.Errorf("exit code %d, %v, want the shell's", r.status.Code, r.err)
 	}
-	pid, err := strconv.Atoi(out[0])
+	out = slices.DeleteFunc(out, func(line string) bool { return line == "listening" }) // which may come first
+	pid, err := strconv.Atoi(strings.Join(out, "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

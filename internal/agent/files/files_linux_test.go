@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -112,7 +113,18 @@ func container(t *testing.T, env ...string) (string, *target.Process) {
 	check(t, err)
 	out, err := cmd.StdoutPipe()
 	check(t, err)
-	check(t, cmd.Start())
+	// The parent-death signal follows the thread, so that one has to live as long as the container: those that files are
+	// served on end before.
+	started, done := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- cmd.Start()
+		<-done
+	}()
+	err = <-started
+	t.Cleanup(func() { close(done) })
+	check(t, err)
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()

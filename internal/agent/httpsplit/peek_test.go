@@ -90,30 +90,22 @@ func TestBodies(t *testing.T) {
 
 // TestSlowBody: a body that does not come in time is the application's, and loses nothing.
 func TestSlowBody(t *testing.T) {
-	app, local := serve(t, named("app")), serve(t, named("local"))
-	c := dial(t, split(t, app, local, byBody(t, local, httpfilter.Limits{BodyTimeout: 20 * time.Millisecond})))
 	for _, text := range []string{
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 13\r\n\r\n{\"user\":|\"me\"}",
 		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nd\r\n{\"user\":|\"me\"}\r\n0\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n|d\r\n{\"user\":\"me\"}\r\n0\r\n\r\n",
 	} {
+		app, local := serve(t, named("app")), serve(t, named("local"))
+		c := dial(t, split(t, app, local, byBody(t, local, httpfilter.Limits{BodyTimeout: 20 * time.Millisecond})))
 		early, late, _ := strings.Cut(text, "|")
-		before := app.dials()
 		c.send(early)
-		if before == 0 { // later the connection is there already
-			eventually(t, func() bool { return app.dials() == 1 })
-		} else {
-			time.Sleep(100 * time.Millisecond)
-		}
+		eventually(t, func() bool { return app.dials() == 1 })
 		c.send(late)
 		c.wants("POST", "app POST / 13")
 	}
 }
 
 func TestBodies2(t *testing.T) {
-	app, local := serve2(t, named("app")), serve2(t, named("local"))
-	url := "http://" + split(t, app, local, byBody(t, local, httpfilter.Limits{Body: 1000, BodyTimeout: 50 * time.Millisecond}))
-	c := client2(t)
 	const mine = `{"user":"me"}`
 	for _, tt := range []struct{ body, want string }{
 		{mine, "local POST / 13"},
@@ -123,19 +115,21 @@ func TestBodies2(t *testing.T) {
 		{strings.Repeat(" ", 1<<20), "app POST / 1048576"},
 		{"slow" + mine, "app POST / 13"},
 	} {
+		app, local := serve2(t, named("app")), serve2(t, named("local"))
+		limits := httpfilter.Limits{Body: 1000, BodyTimeout: patienceOfTests}
 		body := io.MultiReader(strings.NewReader(tt.body)) // of unknown length
 		if rest, ok := strings.CutPrefix(tt.body, "slow"); ok {
 			r, w := io.Pipe()
 			go func() {
 				_, _ = io.WriteString(w, rest[:5])
 				eventually(t, func() bool { return app.dials() > 0 })
-				time.Sleep(100 * time.Millisecond)
 				_, _ = io.WriteString(w, rest[5:])
 				_ = w.Close()
 			}()
-			body = r
+			body, limits.BodyTimeout = r, 20*time.Millisecond
 		}
-		res, err := c.Do(request2(t.Context(), t, http.MethodPost, url+"/", body, false))
+		url := "http://" + split(t, app, local, byBody(t, local, limits))
+		res, err := client2(t).Do(request2(t.Context(), t, http.MethodPost, url+"/", body, false))
 		if err != nil {
 			t.Fatal(err)
 		}

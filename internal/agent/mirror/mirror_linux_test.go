@@ -62,7 +62,7 @@ func openTest(t *testing.T, l limits, buffer int, ports ...uint16) *Mirror {
 // accept is Accept with an end.
 func accept(t *testing.T, m *Mirror) *Conn {
 	t.Helper()
-	timer := time.AfterFunc(20*time.Second, func() { m.Close() })
+	timer := time.AfterFunc(time.Minute, func() { m.Close() })
 	defer timer.Stop()
 	c, err := m.Accept()
 	if err != nil {

@@ -30,7 +30,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var (
 	podAddr  = netip.MustParseAddrPort("10.79.0.2:8080")

@@ -382,7 +382,7 @@ func (u *udp) send(t *testing.T, dst netip.AddrPort, b []byte) {
 
 func (u *udp) next(t *testing.T) wire.Datagram {
 	t.Helper()
-	_ = u.st.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = u.st.SetReadDeadline(time.Now().Add(time.Minute))
 	d, err := wire.ReadDatagram(u.r)
 	if err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ func Run(t *testing.T, clone uintptr, body func(*testing.T, *Pod)) {
 		t.Skip("needs root to make network namespaces")
 	}
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe",
-		"-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=5m")
+		"-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=9m")
 	cmd.Env = append(os.Environ(), envInPod+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | clone, Pdeathsig: syscall.SIGKILL}
 	if clone&unix.CLONE_NEWUSER != 0 {

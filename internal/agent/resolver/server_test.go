@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,14 +36,19 @@ func newServer(t *testing.T, ip string, port uint16, handler func(q *dns.Msg, tc
 	var l net.Listener
 	for try := 0; ; try++ {
 		var err error
-		if pc, err = net.ListenPacket("udp", fmt.Sprintf("%s:%d", ip, port)); err != nil {
+		pc, err = net.ListenPacket("udp", fmt.Sprintf("%s:%d", ip, port))
+		if port != 0 && errors.Is(err, syscall.EADDRINUSE) {
+			t.Skipf("another program has taken the port meanwhile: %v", err)
+		} else if err != nil {
 			t.Fatal(err)
 		}
 		if l, err = net.Listen("tcp", pc.LocalAddr().String()); err == nil {
 			break
 		}
 		_ = pc.Close()
-		if try > 20 || port != 0 {
+		if port != 0 && errors.Is(err, syscall.EADDRINUSE) {
+			t.Skipf("another program has taken the port meanwhile: %v", err)
+		} else if try > 20 || port != 0 {
 			t.Fatal(err)
 		}
 	}

@@ -18,7 +18,7 @@ func TestFailover(t *testing.T) {
 	port := good.addr.Port()
 	bad := newServer(t, "127.0.0.2", port, nil)
 	// Nobody listens on 127.0.0.1 at that port.
-	m := newMachine(t, port, "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions timeout:1 attempts:1\n", "")
+	m := newMachine(t, port, "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions timeout:2 attempts:1\n", "")
 	for name, handler := range map[string]func(*dns.Msg, bool) *dns.Msg{
 		"SERVFAIL": func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) },
 		"REFUSED without the question": func(q *dns.Msg, _ bool) *dns.Msg {

@@ -162,7 +162,7 @@ func echoed(t *testing.T, a, b net.Conn) {
 		if _, err := way[0].Write([]byte("ping")); err != nil {
 			t.Fatal(err)
 		}
-		way[1].SetReadDeadline(time.Now().Add(10 * time.Second))
+		way[1].SetReadDeadline(time.Now().Add(time.Minute))
 		got := make([]byte, 4)
 		if _, err := io.ReadFull(way[1], got); err != nil {
 			t.Fatal(err)
@@ -242,7 +242,7 @@ func TestFlush(t *testing.T) {
 // ask sends one request on a connection and checks how the answer begins.
 func ask(t *testing.T, c net.Conn, want string) {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestListenerIsNotReachable(t *testing.T) {
 		for _, ln := range s.listeners {
 			c, err := net.Dial("tcp", ln.Addr().String())
 			if err == nil { // Else the reset was quicker.
-				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				c.SetReadDeadline(time.Now().Add(time.Minute))
 				_, err = c.Read(make([]byte, 1))
 				c.Close()
 			}
@@ -441,7 +441,7 @@ func TestLoopUnderLoad(t *testing.T) {
 func wait(t *testing.T, n *atomic.Int64, past int64) {
 	t.Helper()
 	for start := time.Now(); n.Load() <= past; time.Sleep(time.Millisecond) {
-		if time.Since(start) > 30*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatalf("still %d", past)
 		}
 	}

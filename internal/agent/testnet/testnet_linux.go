@@ -160,7 +160,7 @@ func Isolated(t *testing.T) (*Namespace, bool) {
 	}
 	var out []byte
 	New(t).Must(t, func() (err error) {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=2m")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=9m")
 		cmd.Env = append(os.Environ(), isolatedEnv+"="+t.Name())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if out, err = cmd.CombinedOutput(); err != nil {

@@ -292,7 +292,7 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != "220 welcome\r\n" {
 		t.Errorf("got %q, %v", line, err)
 	}

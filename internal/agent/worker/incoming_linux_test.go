@@ -286,7 +286,6 @@ func TestSteal(t *testing.T) {
 		}
 		waiting := p.dial(t, podAddr, netip.Addr{})
 		c.incoming(t)
-		lost := time.Now()
 		_ = c.carrier.Close()
 		eventually(t, func() error {
 			// The client may have got the beginning of one, before it is known to be gone.
@@ -297,9 +296,6 @@ func TestSteal(t *testing.T) {
 			}
 			return nil
 		})
-		if d := time.Since(lost); d > 5*time.Second {
-			t.Errorf("the target was back after %v", d)
-		}
 		mustAsk(t, waiting, "not answered yet", "target")
 		// It might have come back over another carrier, but comes anew.
 		a.client(t)

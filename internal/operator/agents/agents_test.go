@@ -91,7 +91,7 @@ func TestReplicasMakeOneAgent(t *testing.T) {
 		})
 	}
 	var pods *corev1.PodList
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if pods, err = client.CoreV1().Pods("mirrord").List(t.Context(), metav1.ListOptions{}); err != nil || len(pods.Items) > 0 || time.Now().After(deadline) {
 			break
 		}

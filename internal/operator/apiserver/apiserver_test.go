@@ -249,7 +249,7 @@ func newLab(t *testing.T) *lab {
 
 func (l *lab) until(what string, f func() bool) {
 	l.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !f(); {
+	for deadline := time.Now().Add(time.Minute); !f(); {
 		if time.Now().After(deadline) {
 			l.Fatalf("waited in vain for %s", what)
 		}

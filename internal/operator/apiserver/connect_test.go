@@ -23,7 +23,7 @@ func (l *lab) carry(attachment, protocol, early string) (net.Conn, int) {
 		l.Fatal(err)
 	}
 	l.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		l.Fatal(err)
 	}
 	fmt.Fprintf(conn, "GET %s/namespaces/shop/sessions/s-1/connect?attachment=%s HTTP/1.1\r\nHost: x\r\nX-Remote-User: alice\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n\r\n%s", api, attachment, protocol, early)
@@ -41,7 +41,7 @@ func (l *lab) carry(attachment, protocol, early string) (net.Conn, int) {
 
 func (l *lab) reads(c net.Conn, want string) {
 	l.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		l.Fatal(err)
 	}
 	got := make([]byte, len(want))

@@ -385,7 +385,7 @@ func TestServed(t *testing.T) {
 			break
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if next := serial(); next != "" && next != first {
 			return
 		}

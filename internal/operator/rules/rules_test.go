@@ -43,7 +43,7 @@ func newRules(t *testing.T, objects ...string) (*Rules, *fake.FakeDynamicClient)
 		clusterTLS: "MirrordClusterTlsStealConfigList", namespacedTLS: "MirrordTlsStealConfigList",
 	}, all...)
 	r := New(client, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(func() {
 		cancel()
 		r.factory.Shutdown()
@@ -130,7 +130,7 @@ func TestConditions(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	// Once written, they are not written again.
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		client.ClearActions()
 		if err := r.WriteStatus(t.Context()); err != nil {
 			t.Fatal(err)

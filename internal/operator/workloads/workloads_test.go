@@ -79,7 +79,7 @@ func newIndex(t *testing.T) *Index {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	x.Start(ctx)
 	if err := x.Wait(ctx); err != nil {
@@ -87,7 +87,7 @@ func newIndex(t *testing.T) *Index {
 	}
 	// The fake API server makes no pod that is being deleted already. The cache's own goroutine
 	// must not bring back what it was.
-	for deadline := time.Now().Add(10 * time.Second); x.Pod("shop", "shop-1-d").DeletionTimestamp == nil; {
+	for deadline := time.Now().Add(time.Minute); x.Pod("shop", "shop-1-d").DeletionTimestamp == nil; {
 		if time.Now().After(deadline) {
 			t.Fatal("the pod is not seen leaving")
 		}

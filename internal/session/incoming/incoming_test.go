@@ -32,7 +32,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
@@ -490,7 +490,7 @@ func TestMirror(t *testing.T) {
 	l := r.listen("127.0.0.1:0")
 	addr := addrOf(l)
 	r.ports.Listening(addr)
-	got := make(chan string)
+	got := make(chan string, 1)
 	go func() {
 		c, err := l.Accept()
 		if err != nil {

@@ -217,7 +217,8 @@ func TestCutUnderLoad(t *testing.T) {
 		select {
 		case <-done:
 			over = true
-		case <-time.After(rand.N(30 * time.Millisecond)):
+		// A little longer each time, so that the slowest machine comes to an end.
+		case <-time.After(rand.N(30*time.Millisecond) + time.Duration(cuts)*time.Millisecond):
 			if w.last() == cut {
 				continue
 			}

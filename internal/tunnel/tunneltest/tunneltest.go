@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long the suite waits for something that must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Pair makes the two ends of a fresh session, which the suite closes.
 type Pair func(t *testing.T) (client, server tunnel.Session)
