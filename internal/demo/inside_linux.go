@@ -34,7 +34,7 @@ const (
 )
 
 // patience is how long the demo waits for something that takes milliseconds.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // quietTime is how long the demo waits for something that must not happen.
 const quietTime = 200 * time.Millisecond
