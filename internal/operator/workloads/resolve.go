@@ -1,6 +1,7 @@
 package workloads
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/mirrord-go/mirrord/internal/config"
@@ -56,17 +58,21 @@ func (e *NotFoundError) Error() string {
 }
 
 // Resolve finds what path means in the namespace. It fails with a [*NotFoundError] when the
-// named object is not there; one without pods, and labels that no pod has, are no error.
+// named object is not there; one without pods, and labels that no pod has, are no error. The operator and
+// its agents are never found.
 func (x *Index) Resolve(namespace string, path config.TargetPath) (*Target, error) {
-	b := &builder{x: x, t: &Target{Path: path, Namespace: namespace}, seen: map[policyKey]bool{}}
+	b := &builder{x: x, t: &Target{Path: path, Namespace: namespace}, seen: map[policyKey]bool{}, walked: map[types.UID]bool{}}
 	var err error
 	switch path.Kind {
 	case config.Targetless:
 	case config.Pod:
-		if p := x.Pod(namespace, path.Name); p != nil {
-			b.pod(p)
-		} else {
+		switch p := x.Pod(namespace, path.Name); {
+		case p == nil:
 			err = x.notFound(namespace, path, x.pods)
+		case ours(p):
+			err = errOurs
+		default:
+			b.pod(p)
 		}
 	case config.Label:
 		b.matching(path.Labels)
@@ -94,7 +100,7 @@ func (x *Index) Resolve(namespace string, path config.TargetPath) (*Target, erro
 func (x *Index) notFound(namespace string, path config.TargetPath, in cache.SharedIndexInformer) error {
 	var have []string
 	for _, o := range in.GetStore().List() {
-		if m, ok := o.(metav1.Object); ok && m.GetNamespace() == namespace && m.GetLabels()[agentLabel] != agentName {
+		if m, ok := o.(metav1.Object); ok && m.GetNamespace() == namespace && !ours(m) {
 			have = append(have, m.GetName())
 		}
 	}
@@ -102,11 +108,22 @@ func (x *Index) notFound(namespace string, path config.TargetPath, in cache.Shar
 	return &NotFoundError{Path: path, Namespace: namespace, Have: have[:min(len(have), 10)]}
 }
 
-// How agents are told from workloads.
+// How agents and the operator are told from workloads.
 const (
-	agentLabel = "app.kubernetes.io/name"
-	agentName  = "mirrord-agent"
+	nameLabel    = "app.kubernetes.io/name"
+	agentName    = "mirrord-agent"
+	operatorName = "mirrord-operator"
 )
+
+// ours says that an object belongs to mirrord itself. No session attaches to it: what an agent may do on
+// its node, and the operator in the cluster, is more than any user of theirs.
+func ours(m metav1.Object) bool {
+	name := m.GetLabels()[nameLabel]
+	return name == agentName || name == operatorName
+}
+
+// errOurs is the answer to who names such an object.
+var errOurs = errors.New("the operator and its agents can't be targets")
 
 type policyKey struct {
 	kind config.TargetKind
@@ -118,6 +135,9 @@ type builder struct {
 	x    *Index
 	t    *Target
 	seen map[policyKey]bool
+	// walked are the owners whose pods are in already. Owner references are written by users, and may
+	// go round in circles.
+	walked map[types.UID]bool
 }
 
 // add adds an object that policies may be about, and says whether it is new.
@@ -133,7 +153,7 @@ func (b *builder) add(kind config.TargetKind, name string, labels map[string]str
 
 // pod adds a pod and what owns it.
 func (b *builder) pod(p *corev1.Pod) {
-	if p.Labels[agentLabel] == agentName || !b.add(config.Pod, p.Name, p.Labels) {
+	if ours(p) || !b.add(config.Pod, p.Name, p.Labels) {
 		return
 	}
 	// One that is being deleted serves what is under way, and what still arrives.
@@ -176,6 +196,9 @@ func (b *builder) owner(informer cache.SharedIndexInformer, name string) error {
 	if err != nil || !ok || !is {
 		return b.x.notFound(b.t.Namespace, b.t.Path, informer)
 	}
+	if ours(m) {
+		return errOurs
+	}
 	b.add(b.t.Path.Kind, name, m.GetLabels())
 	b.up(m)
 	b.down(m)
@@ -183,11 +206,15 @@ func (b *builder) owner(informer cache.SharedIndexInformer, name string) error {
 }
 
 func (b *builder) down(m metav1.Object) {
-	for _, p := range owned[*corev1.Pod](b.x.pods, m.GetUID()) {
+	if b.walked[m.GetUID()] {
+		return
+	}
+	b.walked[m.GetUID()] = true
+	for _, p := range owned[*corev1.Pod](b.x.pods, b.t.Namespace, m.GetUID()) {
 		b.pod(p)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(owners)) {
-		for _, child := range owned[metav1.Object](b.x.owners[kind], m.GetUID()) {
+		for _, child := range owned[metav1.Object](b.x.owners[kind], b.t.Namespace, m.GetUID()) {
 			b.add(kind, child.GetName(), child.GetLabels())
 			b.down(child)
 		}

@@ -88,7 +88,7 @@ func objects(i cache.SharedIndexInformer, namespace string) []metav1.Object {
 
 // listed is a target for a list; nil when it does not belong there.
 func (x *Index) listed(kind config.TargetKind, o metav1.Object) *sessions.Target {
-	if o.GetDeletionTimestamp() != nil || o.GetLabels()[agentLabel] == agentName {
+	if o.GetDeletionTimestamp() != nil || ours(o) {
 		return nil
 	}
 	if p, ok := o.(*corev1.Pod); ok && !kube.Ready(p) {

@@ -195,15 +195,16 @@ func ownerOf(o any) ([]string, error) {
 	return nil, nil
 }
 
-// owned reads the objects with that controller.
-func owned[T any](i cache.SharedIndexInformer, controller types.UID) []T {
+// owned reads the objects of the namespace with that controller. What claims a controller in another
+// namespace has none.
+func owned[T metav1.Object](i cache.SharedIndexInformer, namespace string, controller types.UID) []T {
 	objs, err := i.GetIndexer().ByIndex(byOwner, string(controller))
 	if err != nil {
 		return nil
 	}
 	out := make([]T, 0, len(objs))
 	for _, o := range objs {
-		if t, ok := o.(T); ok {
+		if t, ok := o.(T); ok && t.GetNamespace() == namespace {
 			out = append(out, t)
 		}
 	}

@@ -59,11 +59,25 @@ func newIndex(t *testing.T) *Index {
 	set.OwnerReferences = controlledBy("Deployment", "shop")
 	job := owner("batch/v1", "Job", "nightly-1")
 	job.OwnerReferences = controlledBy("CronJob", "nightly")
+	operator := owner("apps/v1", "Deployment", "mirrord-operator")
+	operator.Labels["app.kubernetes.io/name"] = "mirrord-operator"
+	// Written by somebody who means no good: circles, and owners in another namespace.
+	self, left, right := owner("batch/v1", "Job", "self"), owner("batch/v1", "Job", "left"), owner("apps/v1", "ReplicaSet", "right")
+	self.OwnerReferences, left.OwnerReferences, right.OwnerReferences = controlledBy("Job", "self"), controlledBy("ReplicaSet", "right"), controlledBy("Job", "left")
+	for _, o := range []*metav1.PartialObjectMetadata{self, left, right} {
+		o.Namespace = "odd"
+	}
+	foreignSet := owner("apps/v1", "ReplicaSet", "shop-2")
+	foreignSet.Namespace, foreignSet.OwnerReferences = "odd", controlledBy("Deployment", "shop")
 	meta := metadatafake.NewSimpleMetadataClient(scheme,
 		owner("apps/v1", "Deployment", "shop"), set, owner("apps/v1", "Deployment", "empty"),
-		owner("batch/v1", "CronJob", "nightly"), job, owner("apps/v1", "StatefulSet", "db"))
+		owner("batch/v1", "CronJob", "nightly"), job, owner("apps/v1", "StatefulSet", "db"),
+		operator, self, left, right, foreignSet)
 	unready := func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
-	agent := func(p *corev1.Pod) { p.Labels["app.kubernetes.io/name"] = "mirrord-agent" }
+	named := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Labels["app.kubernetes.io/name"] = name }
+	}
+	odd := func(p *corev1.Pod) { p.Namespace = "odd" }
 	kube := fake.NewClientset([]runtime.Object{
 		pod("shop-1-b", time.Minute, controlledBy("ReplicaSet", "shop-1")),
 		pod("shop-1-a", time.Hour, controlledBy("ReplicaSet", "shop-1")),
@@ -71,7 +85,10 @@ func newIndex(t *testing.T) *Index {
 		pod("shop-1-d", 3*time.Hour, controlledBy("ReplicaSet", "shop-1")),
 		pod("nightly-1-x", time.Hour, controlledBy("Job", "nightly-1"), func(p *corev1.Pod) { p.Labels = map[string]string{"app": "nightly"} }),
 		pod("rolled", time.Hour, controlledBy("Rollout", "canary"), func(p *corev1.Pod) { p.Labels = nil }),
-		pod("agent", time.Hour, nil, agent),
+		pod("agent", time.Hour, nil, named("mirrord-agent")),
+		pod("operator", time.Hour, controlledBy("Deployment", "mirrord-operator"), named("mirrord-operator")),
+		pod("right-1", time.Hour, controlledBy("ReplicaSet", "right"), odd),
+		pod("foreign", time.Hour, controlledBy("ReplicaSet", "shop-1"), odd),
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "shop"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "shop"}}},
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "outside", Namespace: "shop"}},
 	}...)
@@ -142,6 +159,57 @@ func TestResolve(t *testing.T) {
 				t.Errorf("objects (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestOwnersThatGoRoundInCircles: nothing keeps users from writing such references.
+func TestOwnersThatGoRoundInCircles(t *testing.T) {
+	x := newIndex(t)
+	for target, want := range map[string][]string{
+		"job/self":         {"job/self"},
+		"job/left":         {"job/left", "pod/right-1", "replicaset/right"},
+		"replicaset/right": {"job/left", "pod/right-1", "replicaset/right"},
+	} {
+		path, err := config.ParseTargetPath(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := x.Resolve("odd", path)
+		if err != nil {
+			t.Errorf("%s: %v", target, err)
+			continue
+		}
+		var objects []string
+		for _, o := range got.Objects {
+			objects = append(objects, string(o.Kind)+"/"+o.Name)
+		}
+		slices.Sort(objects)
+		if diff := cmp.Diff(want, objects); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", target, diff)
+		}
+	}
+}
+
+// TestTheOperatorIsNoTarget: a session there would have the rights of all others together.
+func TestTheOperatorIsNoTarget(t *testing.T) {
+	x := newIndex(t)
+	for _, target := range []string{"pod/agent", "pod/operator", "deployment/mirrord-operator"} {
+		path, err := config.ParseTargetPath(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := x.Resolve("shop", path); err == nil || errors.As(err, new(*NotFoundError)) {
+			t.Errorf("%s: %+v, %v", target, got, err)
+		}
+	}
+	got, err := x.Resolve("shop", config.TargetPath{Kind: config.Label, Labels: map[string]string{"app": "shop"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range got.Pods {
+		if p.Name == "agent" || p.Name == "operator" {
+			t.Errorf("labels lead to pod %s", p.Name)
+		}
 	}
 }
 
