@@ -21,6 +21,8 @@ import (
 const (
 	maxText    = 1024
 	maxEntries = 1000
+	// maxPatterns bounds lists of regular expressions: operator and agents keep them compiled.
+	maxPatterns = 100
 )
 
 // check holds that the specification can be one of a client's, and returns the target that it
@@ -44,10 +46,13 @@ func check(s *sessions.Session) (config.TargetPath, error) {
 		all = append(all, field.NotSupported(spec.Child("onConcurrentSteal"), s.Spec.OnConcurrentSteal,
 			[]sessions.ConcurrentSteal{sessions.ConcurrentStealAbort, sessions.ConcurrentStealOverride, sessions.ConcurrentStealContinue}))
 	}
-	if err := features.Check(s.Spec.Features); err != nil {
-		all = append(all, field.Invalid(spec.Child("features"), field.OmitValueType{}, err.Error()))
+	large := bounded(spec, &s.Spec)
+	all = append(all, large...)
+	if len(large) == 0 { // to read patterns costs memory
+		if err := features.Check(s.Spec.Features); err != nil {
+			all = append(all, field.Invalid(spec.Child("features"), field.OmitValueType{}, err.Error()))
+		}
 	}
-	all = append(all, bounded(spec, &s.Spec)...)
 	if len(all) > 0 {
 		return path, apierrors.NewInvalid(schema.GroupKind{Group: sessions.GroupName, Kind: "Session"}, s.Name, all)
 	}
@@ -65,32 +70,45 @@ func bounded(at *field.Path, s *sessions.SessionSpec) field.ErrorList {
 			all = append(all, field.TooLong(at.Child(name), "", maxText))
 		}
 	}
-	f := &s.Features
-	lists := map[string]int{
-		"incoming.ports": len(f.Incoming.Ports), "incoming.ignorePorts": len(f.Incoming.IgnorePorts),
-		"outgoing.unixStreams": len(f.Outgoing.UnixStreams), "env.include": len(f.Env.Include), "env.exclude": len(f.Env.Exclude),
-	}
-	if f.Outgoing.Filter != nil {
-		lists["outgoing.filter.entries"] = len(f.Outgoing.Filter.Entries)
-	}
-	if f.DNS.Filter != nil {
-		lists["dns.filter.entries"] = len(f.DNS.Filter.Entries)
-	}
-	if h := f.Incoming.Filter; h != nil {
-		lists["incoming.filter"] = len(h.AllOf) + len(h.AnyOf) + len(h.Ports)
-	}
-	for name, n := range lists {
-		if n > maxEntries {
-			all = append(all, field.TooMany(at.Child("features", name), n, maxEntries))
+	many := func(list string, n, most int) {
+		if n > most {
+			all = append(all, field.TooMany(at.Child("features", list), n, most))
 		}
 	}
+	f := &s.Features
+	many("incoming.ports", len(f.Incoming.Ports), maxEntries)
+	many("incoming.ignorePorts", len(f.Incoming.IgnorePorts), maxEntries)
+	if h := f.Incoming.Filter; h != nil {
+		many("incoming.filter.ports", len(h.Ports), maxEntries)
+		many("incoming.filter.allOf", len(h.AllOf), maxPatterns)
+		many("incoming.filter.anyOf", len(h.AnyOf), maxPatterns)
+	}
+	if f.Outgoing.Filter != nil {
+		many("outgoing.filter.entries", len(f.Outgoing.Filter.Entries), maxEntries)
+	}
+	many("outgoing.unixStreams", len(f.Outgoing.UnixStreams), maxEntries)
+	if f.DNS.Filter != nil {
+		many("dns.filter.entries", len(f.DNS.Filter.Entries), maxEntries)
+	}
+	many("env.include", len(f.Env.Include), maxEntries)
+	many("env.exclude", len(f.Env.Exclude), maxEntries)
+	many("files.readWrite", len(f.Files.ReadWrite), maxPatterns)
 	return all
 }
 
 // mayGetTarget asks whether u has the right to get a target.
 func (m *Manager) mayGetTarget(ctx context.Context, u user.Info, namespace, name string) (bool, error) {
+	return m.mayTargets(ctx, u, "get", namespace, name)
+}
+
+// mayList asks whether u has the right to see all targets of a namespace.
+func (m *Manager) mayList(ctx context.Context, u user.Info, namespace string) (bool, error) {
+	return m.mayTargets(ctx, u, "list", namespace, "")
+}
+
+func (m *Manager) mayTargets(ctx context.Context, u user.Info, verb, namespace, name string) (bool, error) {
 	decision, _, err := m.Authorizer.Authorize(ctx, authorizer.AttributesRecord{
-		User: u, Verb: "get", Namespace: namespace, APIGroup: sessions.GroupName,
+		User: u, Verb: verb, Namespace: namespace, APIGroup: sessions.GroupName,
 		APIVersion: sessions.GroupVersion.Version, Resource: "targets", Name: name, ResourceRequest: true,
 	})
 	if err != nil {

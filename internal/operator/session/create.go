@@ -113,14 +113,23 @@ func (m *Manager) allowedTarget(ctx context.Context, u user.Info, namespace stri
 			u.GetName(), path, sessions.GroupName, name, namespace))
 	}
 	if missing := (*workloads.NotFoundError)(nil); errors.As(err, &missing) {
-		e := apierrors.NewNotFound(sessions.Resource("targets"), name)
-		e.ErrStatus.Message = missing.Error()
-		return nil, e
+		return nil, m.noTarget(ctx, u, namespace, name, *missing)
 	}
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return target, nil
+}
+
+// noTarget is the answer when there is no target of that name. What there is instead is only for who may
+// list targets.
+func (m *Manager) noTarget(ctx context.Context, u user.Info, namespace, name string, missing workloads.NotFoundError) error {
+	if may, err := m.mayList(ctx, u, namespace); err != nil || !may {
+		missing.Have = nil
+	}
+	e := apierrors.NewNotFound(sessions.Resource("targets"), name)
+	e.ErrStatus.Message = missing.Error()
+	return e
 }
 
 // StillAllowed says whether who created a session may still attach to its target, which is

@@ -32,6 +32,10 @@ func (m *Manager) Dial(ctx context.Context, u user.Info, namespace, name, attach
 	if r.Status.User != u.GetName() {
 		return nil, nil, apierrors.NewForbidden(resource(), name, fmt.Errorf("%s created the session, and nobody else can connect to it", r.Status.User))
 	}
+	gone, err := m.goneOf(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
 	conn, err := m.dial(ctx, r, attachment)
 	if err != nil {
 		// The cache may be behind by a new worker or agent.
@@ -46,7 +50,25 @@ func (m *Manager) Dial(ctx context.Context, u user.Info, namespace, name, attach
 			return nil, nil, err
 		}
 	}
-	return conn, m.ends.of(r.UID), nil
+	return conn, gone, nil
+}
+
+// goneOf returns the channel that is closed when a session is gone. The record may be one of a moment
+// ago, from a cache; when its end has been told already, nobody would close the channel, or forget it.
+func (m *Manager) goneOf(ctx context.Context, r *recordsv1.SessionRecord) (<-chan struct{}, error) {
+	gone := m.ends.of(r.UID)
+	if c := m.Records.Cached(r.Namespace, r.Name); c != nil && c.UID == r.UID {
+		return gone, nil // what happens to it will be told
+	}
+	// Either it is gone, or so new that the cache does not have it.
+	_, err := m.Records.Get(ctx, r.Namespace, r.Name)
+	if err != nil {
+		if apierrors.IsNotFound(err) {
+			m.ends.end(r.UID)
+		}
+		return nil, translate(err, r.Name)
+	}
+	return gone, nil
 }
 
 func (m *Manager) dial(ctx context.Context, r *recordsv1.SessionRecord, attachment string) (net.Conn, error) {
@@ -112,8 +134,8 @@ func (e *ends) follow(informer cache.SharedIndexInformer) error {
 	return nil
 }
 
-// of returns a channel that is closed when the session's record is gone. A session whose end
-// was seen before is never asked for: its record can't be read any more.
+// of returns a channel that is closed when the session's record is gone, for who knows that it is
+// not gone yet.
 func (e *ends) of(uid types.UID) <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -97,12 +97,7 @@ func (m *Manager) Watch(ctx context.Context, namespace string, opts metav1.ListO
 			go m.present(ctx, u, namespace, name)
 		}
 	}
-	return watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
-		if r, ok := e.Object.(*recordsv1.SessionRecord); ok {
-			e.Object = records.Session(r)
-		}
-		return e, true
-	}), nil
+	return shown(w), nil
 }
 
 // presentEvery is how often the presence of a client is noted.
@@ -169,14 +164,17 @@ func (m *Manager) End(ctx context.Context, u user.Info, namespace, name string, 
 	if err != nil {
 		return nil, translate(err, name)
 	}
-	if pre != nil && (pre.UID != nil && *pre.UID != r.UID || pre.ResourceVersion != nil && *pre.ResourceVersion != r.ResourceVersion) {
-		return nil, apierrors.NewConflict(resource(), name, errors.New("the session is not the one that was meant, or has changed"))
+	if !meant(r, pre) {
+		return nil, otherSession(name)
 	}
 	if dryRun {
 		return records.Session(r), nil
 	}
 	text := u.GetName() + " ended the session"
 	r, err = m.Records.Update(ctx, r, func(r *recordsv1.SessionRecord) error {
+		if !meant(r, pre) {
+			return otherSession(name)
+		}
 		return records.End(r, time.Now(), u.GetName(), records.ReasonDeleted, text)
 	})
 	if err != nil {
@@ -186,6 +184,15 @@ func (m *Manager) End(ctx context.Context, u user.Info, namespace, name string, 
 	// The agents tell the client at once; reconcile does it again where it failed.
 	go m.Release(context.WithoutCancel(ctx), r)
 	return records.Session(r), nil
+}
+
+// meant says that a record is the one that somebody has in mind.
+func meant(r *recordsv1.SessionRecord, pre *metav1.Preconditions) bool {
+	return pre == nil || (pre.UID == nil || *pre.UID == r.UID) && (pre.ResourceVersion == nil || *pre.ResourceVersion == r.ResourceVersion)
+}
+
+func otherSession(name string) error {
+	return apierrors.NewConflict(resource(), name, errors.New("the session is not the one that was meant, or has changed"))
 }
 
 // releaseTimeout bounds how long agents may take to let go of a session.

@@ -2,9 +2,15 @@ package session
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,15 +18,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/kubernetes/fake"
 	metadatafake "k8s.io/client-go/metadata/fake"
+	"k8s.io/client-go/rest"
 
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/operator/agents"
+	"github.com/mirrord-go/mirrord/internal/operator/records"
 	"github.com/mirrord-go/mirrord/internal/operator/workloads"
 	"github.com/mirrord-go/mirrord/internal/policy"
 )
@@ -45,6 +54,10 @@ func TestCheck(t *testing.T) {
 		"spec.profile":           func(s *sessions.Session) { s.Spec.Profile = strings.Repeat("x", maxText+1) },
 		"spec.features.outgoing.filter.entries": func(s *sessions.Session) {
 			s.Spec.Features.Outgoing.Filter = &sessions.Filter{Side: "local", Entries: make([]string, maxEntries+1)}
+		},
+		"spec.features.files.readWrite": func(s *sessions.Session) {
+			// Patterns of some bytes that are many MiB when they are compiled: none of them is.
+			s.Spec.Features.Files.ReadWrite = slices.Repeat([]string{"x{1000}"}, maxPatterns+1)
 		},
 		"spec.features.env.include": func(s *sessions.Session) { s.Spec.Features.Env.Include = make([]string, maxEntries+1) },
 	} {
@@ -155,6 +168,99 @@ func TestGrantsAreComparedByMeaning(t *testing.T) {
 	}
 	if id(`{"incoming":{"steal":["a"]}}`) == id(`{"incoming":{"mirror":["a"]}}`) {
 		t.Error("different grants are the same")
+	}
+}
+
+// TestWhatThereIsOnlyForWhoMaySeeIt: a right to one target is no right to the names of the others.
+func TestWhatThereIsOnlyForWhoMaySeeIt(t *testing.T) {
+	missing := workloads.NotFoundError{Path: config.TargetPath{Kind: config.Deployment, Name: "shpo"}, Namespace: "shop", Have: []string{"secret-project", "shop"}}
+	for _, lists := range []bool{true, false} {
+		m := &Manager{Config: Config{Authorizer: authorizer.AuthorizerFunc(func(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+			if a.GetVerb() == "list" && a.GetResource() == "targets" && a.GetNamespace() == "shop" && lists {
+				return authorizer.DecisionAllow, "", nil
+			}
+			return authorizer.DecisionNoOpinion, "", nil
+		})}}
+		err := m.noTarget(t.Context(), &user.DefaultInfo{Name: "alice"}, "shop", "deployment.shpo", missing)
+		if !apierrors.IsNotFound(err) || !strings.Contains(err.Error(), `has no deployment "shpo"`) || strings.Contains(err.Error(), "secret-project") != lists {
+			t.Errorf("may list: %t: %v", lists, err)
+		}
+	}
+}
+
+// recordsAPI is an API server that has the session s-1, and no other. Somebody is always faster than who
+// wants to change it: it is in its second version before the first try, which is counted, and so on.
+func recordsAPI(t *testing.T) (*records.Store, *atomic.Int32) {
+	t.Helper()
+	tries := &atomic.Int32{}
+	reply := func(w http.ResponseWriter, code int, body any) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(body)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !strings.HasSuffix(r.URL.Path, "/sessionrecords/s-1"):
+			reply(w, http.StatusNotFound, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound})
+		case r.Method == http.MethodPut:
+			tries.Add(1)
+			reply(w, http.StatusConflict, metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: "Failure", Code: http.StatusConflict, Reason: metav1.StatusReasonConflict})
+		default:
+			reply(w, http.StatusOK, recordsv1.SessionRecord{
+				TypeMeta:   metav1.TypeMeta{APIVersion: recordsv1.GroupVersion.String(), Kind: "SessionRecord"},
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "s-1", UID: "one", ResourceVersion: fmt.Sprint(2 + tries.Load())},
+			})
+		}
+	}))
+	t.Cleanup(server.Close)
+	store, err := records.New(&rest.Config{Host: server.URL, Transport: &http.Transport{DisableKeepAlives: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, tries
+}
+
+// TestAnEndThatWasToldAlready: who asks to be told of the end of a session that is gone learns so, and
+// is not kept waiting; a session that the cache has not heard of is waited for.
+func TestAnEndThatWasToldAlready(t *testing.T) {
+	store, _ := recordsAPI(t)
+	m := &Manager{Config: Config{Records: store}, ends: ends{over: map[types.UID]chan struct{}{}}}
+	rec := func(name string, uid types.UID) *recordsv1.SessionRecord {
+		return &recordsv1.SessionRecord{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: uid}}
+	}
+	other := m.ends.of("gone")
+	if _, err := m.goneOf(t.Context(), rec("s-2", "gone")); !apierrors.IsNotFound(err) {
+		t.Errorf("a session that is gone: %v", err)
+	}
+	select {
+	case <-other:
+	default:
+		t.Error("another carrier of the session is not told")
+	}
+	gone, err := m.goneOf(t.Context(), rec("s-1", "one"))
+	if err != nil || len(m.ends.over) != 1 {
+		t.Fatalf("%v; %d sessions are remembered", err, len(m.ends.over))
+	}
+	m.ends.end("one")
+	<-gone
+}
+
+// TestWhoMeansAnotherVersionEndsNothing: also when it becomes another one in the meantime.
+func TestWhoMeansAnotherVersionEndsNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		pre   metav1.Preconditions
+		tries int32
+	}{
+		"another session": {metav1.Preconditions{UID: new(types.UID("two"))}, 0},
+		"another version": {metav1.Preconditions{ResourceVersion: new("1")}, 0},
+		"this version":    {metav1.Preconditions{ResourceVersion: new("2")}, 1},
+	} {
+		store, tries := recordsAPI(t)
+		m := &Manager{Config: Config{Records: store, Log: slog.New(slog.DiscardHandler)}}
+		_, err := m.End(t.Context(), &user.DefaultInfo{Name: "alice"}, "shop", "s-1", &test.pre, false)
+		if !apierrors.IsConflict(err) || tries.Load() != test.tries {
+			t.Errorf("%s: %v after %d tries", name, err, tries.Load())
+		}
 	}
 }
 
