@@ -8,7 +8,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// removeIdle removes agents that nobody has needed for a while, of whatever version.
+// removeIdle removes agents that nobody has needed for a while, of whatever version, and what is known of
+// sessions that nobody knows.
 func (r *Reconciler) removeIdle(ctx context.Context) {
 	every := min(max(r.AgentIdleTimeout/4, time.Second), 15*time.Second)
 	tick := time.NewTicker(every)
@@ -26,12 +27,14 @@ func (r *Reconciler) removeIdle(ctx context.Context) {
 
 // idlePods removes what was idle for long enough, and returns since when the others are.
 func (r *Reconciler) idlePods(ctx context.Context, before map[string]time.Time) map[string]time.Time {
-	used := map[string]bool{}
+	used, known := map[string]bool{}, map[string]bool{}
 	for _, rec := range r.Records.All() {
+		known[rec.Name] = true
 		for _, route := range rec.Routes {
 			used[route.AgentUID] = true
 		}
 	}
+	r.nodes.prune(known)
 	after := map[string]time.Time{}
 	for _, pod := range r.Agents.Pods() {
 		uid := string(pod.UID)

@@ -19,8 +19,14 @@ import (
 type nodes struct {
 	mu     sync.Mutex
 	agents map[string]*node // by the UID of the agent's pod
-	ended  map[at]nodeapi.Event
+	ended  map[at]end
 	wake   chan struct{}
+}
+
+// end is how a session ended at an attachment, and when that was heard.
+type end struct {
+	reason string
+	heard  time.Time
 }
 
 // at is a session at one of its attachments.
@@ -33,7 +39,7 @@ type node struct {
 }
 
 func (n *nodes) init() {
-	n.agents, n.ended = map[string]*node{}, map[at]nodeapi.Event{}
+	n.agents, n.ended = map[string]*node{}, map[at]end{}
 	n.wake = make(chan struct{}, 1)
 }
 
@@ -51,6 +57,18 @@ func (n *nodes) forget(session string) {
 	defer n.mu.Unlock()
 	for k := range n.ended {
 		if k.session == session {
+			delete(n.ended, k)
+		}
+	}
+}
+
+// prune drops what agents have said of sessions that nobody knows: of those that ended before they had
+// a record, and of those that agents let go of after they had one.
+func (n *nodes) prune(known map[string]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for k, e := range n.ended {
+		if !known[k.session] && time.Since(e.heard) > strayAge {
 			delete(n.ended, k)
 		}
 	}
@@ -106,9 +124,9 @@ func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
 		switch {
 		case k.session != rec.Name:
 		case !attached(rec, k.attachment): // the client has left a pod that left the session
-		case e.Reason == nodeapi.ReasonGoodbye:
+		case e.reason == nodeapi.ReasonGoodbye:
 			return &ending{records.ReasonCompleted, "the client ended the session"}
-		case e.Reason == nodeapi.ReasonClientGone:
+		case e.reason == nodeapi.ReasonClientGone:
 			gone = true
 		}
 	}
@@ -223,7 +241,7 @@ func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, e nodeapi.Event
 	switch e.Type {
 	case nodeapi.EventEnded:
 		delete(agent.states, k)
-		r.nodes.ended[k] = e
+		r.nodes.ended[k] = end{e.Reason, time.Now()}
 	default:
 		agent.states[k] = *s
 	}

@@ -173,6 +173,29 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+// TestWhatAgentsSayOfNobodyIsForgotten: a session may end at an agent without ever having had a record,
+// or after its record is gone.
+func TestWhatAgentsSayOfNobodyIsForgotten(t *testing.T) {
+	r := newReconciler(t)
+	r.tell(synced, ended("a", nodeapi.ReasonGoodbye), ended("b", nodeapi.ReasonDeleted))
+	r.nodes.prune(nil)
+	if len(r.nodes.ended) != 2 {
+		t.Error("the record may still come: forgotten too early")
+	}
+	for k, e := range r.nodes.ended {
+		e.heard = time.Now().Add(-2 * strayAge)
+		r.nodes.ended[k] = e
+	}
+	r.nodes.prune(map[string]bool{"s-1": true})
+	if len(r.nodes.ended) != 2 {
+		t.Error("what is said of a session that is known is forgotten")
+	}
+	r.nodes.prune(map[string]bool{"s-2": true})
+	if len(r.nodes.ended) != 0 {
+		t.Errorf("%d ends are remembered for ever", len(r.nodes.ended))
+	}
+}
+
 func TestSessionsThatAreTooOld(t *testing.T) {
 	r := newReconciler(t)
 	rec := record("a")

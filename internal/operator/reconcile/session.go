@@ -31,6 +31,11 @@ import (
 func (r *Reconciler) reconcile(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	rec := r.Records.Cached(key.Namespace, key.Name)
 	if rec == nil {
+		// It may have been looked at while it was taken away.
+		r.mu.Lock()
+		delete(r.missing, key)
+		delete(r.asked, key)
+		r.mu.Unlock()
 		return 0, nil
 	}
 	if rec.Status.Phase == sessions.SessionEnded {
@@ -350,13 +355,19 @@ func (r *Reconciler) write(ctx context.Context, before, work *recordsv1.SessionR
 	if reflect.DeepEqual(before, work) {
 		return nil
 	}
+	over := false
 	_, err := r.Records.Update(ctx, before, func(rec *recordsv1.SessionRecord) error {
 		if rec.ResourceVersion != before.ResourceVersion {
+			over = rec.Status.Phase == sessions.SessionEnded
 			return errMoved
 		}
 		work.DeepCopyInto(rec)
 		return nil
 	})
+	if over || apierrors.IsNotFound(err) {
+		// Who ended it knew nothing of the agents that it was registered at just now.
+		r.Sessions.Release(ctx, work)
+	}
 	if errors.Is(err, errMoved) || apierrors.IsNotFound(err) {
 		return nil // the change that was faster brings us here again
 	}
