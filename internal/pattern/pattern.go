@@ -25,6 +25,10 @@ import (
 // MaxLength bounds the text of a pattern, in bytes.
 const MaxLength = 4096
 
+// MaxSteps bounds what a pattern becomes when its repetitions are written out, as package regexp does:
+// x{1000} has seven bytes, and a thousand steps, each of some forty bytes.
+const MaxSteps = 5000
+
 // MatchTimeout bounds one match of a pattern that backtracks. The engine looks at its clock
 // ten times a second, so that a match may take that much longer.
 const MatchTimeout = 50 * time.Millisecond
@@ -79,6 +83,9 @@ func Compile(text string, opts ...Option) (*Pattern, error) {
 	if o.ignoreCase {
 		prefix = "(?i)"
 	}
+	if tree, err := syntax.Parse(text, syntax.Perl); err == nil && steps(tree) > MaxSteps {
+		return nil, &SyntaxError{text, fmt.Sprintf("with its repetitions written out it has more than %d steps", MaxSteps)}
+	}
 	plain, err := regexp.Compile(prefix + text)
 	if err == nil {
 		return &Pattern{text: text, plain: plain}, nil
@@ -91,6 +98,21 @@ func Compile(text string, opts ...Option) (*Pattern, error) {
 		return &Pattern{text: text, slow: slow}, nil
 	}
 	return nil, &SyntaxError{text, reason(err, slowErr)}
+}
+
+// steps is about how many instructions an expression becomes.
+func steps(e *syntax.Regexp) int {
+	n := 1
+	if e.Op == syntax.OpLiteral {
+		n = len(e.Rune)
+	}
+	for _, sub := range e.Sub {
+		n += steps(sub)
+	}
+	if e.Op == syntax.OpRepeat {
+		n *= max(e.Min, e.Max) // the parser bounds it, nested ones together
+	}
+	return n
 }
 
 // compileSlow reads the text for the engine that backtracks.

@@ -80,6 +80,22 @@ func TestSyntaxErrors(t *testing.T) {
 }
 
 // TestTimeout: a pattern that would take years is given up.
+// TestRepetitionsAreBounded: a short text may be a large program.
+func TestRepetitionsAreBounded(t *testing.T) {
+	for text, bad := range map[string]bool{
+		`x{1000}`: false, `(ab){1000}`: false, `.{2,1000}y{0,1000}`: false, `x{0}`: false, `x{7,}`: false,
+		strings.Repeat("a", MaxLength):         false,
+		strings.Repeat(`x{1000}`, 6):           true,
+		`(?:abcdefghijkl){500}`:                true,
+		strings.Repeat(`x{1000}`, MaxLength/7): true,
+	} {
+		_, err := Compile(text, IgnoreCase)
+		if (err != nil) != bad || bad && !strings.Contains(err.Error(), "steps") {
+			t.Errorf("%s: %v", shorten(text), err)
+		}
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	p, err := Compile(`^(?=a)(a+)+\1$`)
 	if err != nil {
