@@ -170,50 +170,6 @@ func TestFilesLeaveNothing(t *testing.T) {
 	})
 }
 
-// TestFilesPolicies: what policies say about files holds, and what has to be local is the laptop's file.
-func TestFilesPolicies(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("installs an operator, and mounts as root")
-	}
-	i := withoutOperator(t)
-	s := &stage{Env: i.env, ns: i.env.Namespace(t)}
-	i.mustInstall()
-	s.deploy(t, filesPod, "pod/web")
-	mine := t.TempDir()
-	if err := os.WriteFile(filepath.Join(mine, "file"), []byte("from the laptop\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	config := object{
-		"target": s.webTarget(), "operator": true,
-		"feature": object{"network": false, "env": false, "fs": object{"mode": "write", "read_only": "^" + mine}},
-	}
-	script := fmt.Sprintf(`cat %s/file 2>/dev/null || echo not local; cat /etc/shop/shop.conf
-cat /etc/shop/other.conf 2>/dev/null || echo not found; ls /etc/shop
-( echo kept > /data/shop/kept ) 2>/dev/null || echo not written; echo free > /data/shop/free; cat /data/shop/free`, mine)
-	check := func(when, want string) {
-		t.Helper()
-		if code, out := s.shThrough(t, config, script); code != 0 || out != want {
-			t.Errorf("%s: exit code %d, output\n%s, want\n%s", when, code, out, want)
-		}
-	}
-	check("without a policy", "not local\nfrom the target\nother\nother.conf\nshop.conf\nfree\n")
-	s.Apply(t, s.ns, fmt.Sprintf(`
-apiVersion: policies.mirrord.metalbear.co/v1alpha
-kind: MirrordPolicy
-metadata: {name: files}
-spec:
-  block: []
-  fs: {local: ["^%s"], notFound: ["OTHER.conf$"], readOnly: ["^/data/shop/kept"]}
-`, mine))
-	eventually(t, func() error { // until the operator has read it
-		if _, out := s.shThrough(t, config, "cat /etc/shop/other.conf 2>/dev/null || echo gone"); out != "gone\n" {
-			return fmt.Errorf("the policy has no effect: %s", out)
-		}
-		return nil
-	})
-	check("with the policy", "from the laptop\nfrom the target\nnot found\nshop.conf\nnot written\nfree\n")
-}
-
 // shThrough runs a script with a configuration.
 func (s *stage) shThrough(t *testing.T, config object, script string) (int, string) {
 	t.Helper()

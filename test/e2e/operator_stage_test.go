@@ -33,11 +33,12 @@ type operatorStage struct {
 
 // sessionUser speaks to the operator's API with one user's rights.
 type sessionUser struct {
-	t      *testing.T
-	name   string
-	ns     string
-	config *rest.Config
-	client rest.Interface
+	t          *testing.T
+	name       string
+	ns         string
+	kubeconfig string
+	config     *rest.Config
+	client     rest.Interface
 }
 
 // user makes a user with the rights to run sessions in the stage's namespace, on the targets.
@@ -61,7 +62,7 @@ func (s *operatorStage) user(t *testing.T, name string, targets ...string) *sess
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &sessionUser{t: t, name: name, ns: s.ns, config: config, client: client.RESTClient()}
+	return &sessionUser{t: t, name: name, ns: s.ns, kubeconfig: kubeconfig, config: config, client: client.RESTClient()}
 }
 
 func (u *sessionUser) path(parts ...string) string {
