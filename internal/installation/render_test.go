@@ -161,8 +161,16 @@ func TestVariants(t *testing.T) {
 		},
 		{
 			"cert-manager", Set(true, "tls", "certManager", "enabled"),
-			[]string{"Certificate mirrord/mirrord-operator", "Issuer mirrord/mirrord-operator"},
+			[]string{
+				"Certificate mirrord/mirrord-operator", "Issuer mirrord/mirrord-operator",
+				"Certificate mirrord/mirrord-operator-authority", "Issuer mirrord/mirrord-operator-authority",
+			},
 			[]string{"Secret mirrord/mirrord-operator-tls"},
+		},
+		{
+			"cert-manager with an issuer of its own", Set(true, "tls", "certManager", "enabled").Merge(Set("corporate", "tls", "certManager", "issuerRef", "name")),
+			[]string{"Certificate mirrord/mirrord-operator"},
+			[]string{"Issuer mirrord/mirrord-operator", "Certificate mirrord/mirrord-operator-authority", "Secret mirrord/mirrord-operator-tls"},
 		},
 		{
 			"a secret", Set("mine", "tls", "secret"),
