@@ -48,7 +48,7 @@ func rootFields() []Field {
 		{
 			Path: "skip_processes", kind: kindTexts, Env: []string{"MIRRORD_SKIP_PROCESSES"}, Flag: "--skip-processes",
 			bind: atList(func(c *Config) *[]string { return &c.SkipProcesses }),
-			Doc:  "Names of programs that run outside of the session: their connections, listeners and lookups are the laptop's. What they start is inside, unless it is named too.",
+			Doc:  "Names of programs that run outside of the session: their connections, listeners, lookups and files are the laptop's. What they start is inside, unless it is named too.",
 		},
 		{
 			Path: "skip_extra_build_tools", kind: kindTexts, Env: []string{"MIRRORD_SKIP_EXTRA_BUILD_TOOLS"},

@@ -112,7 +112,8 @@ func (m *Mount) TargetPath(link string) (path string, ok bool) {
 }
 
 // Open opens a file of the target with flags of open(2) and returns a descriptor, which is the caller's, close-on-exec. The error has a
-// number of Linux ([targetfs.Errno]).
+// number of Linux ([targetfs.Errno]). With O_PATH it is an ordinary descriptor behind which nothing can be read at the target, since the kernel gives no
+// others away (SECCOMP_IOCTL_NOTIF_ADDFD); a symbolic link itself has none: ELOOP.
 func (m *Mount) Open(ctx context.Context, path string, flags int, perm uint32) (fd int, err error) {
 	how, ok := targetfs.FromLinux(flags)
 	if !ok {
@@ -122,9 +123,22 @@ func (m *Mount) Open(ctx context.Context, path string, flags int, perm uint32) (
 	if err != nil {
 		return -1, err
 	}
-	t := m.tree.offer(path, file, file.Attr(), flags)
-	// What has been done at the target is not done again, and a name of ours is no link.
-	fd, err = m.opener.open(t.node.name, flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_DIRECT|unix.O_NOATIME))
+	attr := file.Attr()
+	switch attr.Mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFDIR:
+	default: // To open a pipe could block.
+		_ = file.Close()
+		if attr.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return -1, unix.ELOOP
+		}
+		return -1, unix.ENXIO
+	}
+	if flags&unix.O_PATH != 0 {
+		flags &= unix.O_DIRECTORY
+	}
+	t := m.tree.offer(path, file, attr, flags)
+	// What has been done at the target is not done again.
+	fd, err = m.opener.open(t.node.name, flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_DIRECT|unix.O_NOATIME)|unix.O_NOFOLLOW)
 	m.tree.settle(t)
 	return fd, err
 }

@@ -113,7 +113,7 @@ func (t *tree) add(n *node) *node {
 	return n
 }
 
-// settle ends an offer. The file is closed when the kernel did not take it: with O_PATH, and when the opening failed.
+// settle ends an offer. The file is closed when the kernel did not take it, since the opening failed.
 func (t *tree) settle(o *offer) {
 	t.mu.Lock()
 	o.node.offers = slices.DeleteFunc(o.node.offers, func(other *offer) bool { return other == o })

@@ -70,11 +70,16 @@ func (c *call) file() {
 type fileName struct {
 	place filemode.Place
 	path  string // where it is
+	asked string // the whole path before the mapping; empty when it began in a directory of the target
 }
 
 // name reads the path at addr, relative to the directory dirfd, and decides about it. Without ok the call has been answered: the path can't be
 // read, or is empty, which is the kernel's.
 func (c fileCall) name(dirfd, addr uint64, write bool) (n fileName, ok bool) {
+	if addr == 0 {
+		c.pass() // EFAULT, or as an empty one (Linux 6.11)
+		return n, false
+	}
 	raw, err := readPath(c.tid(), addr)
 	if err != nil {
 		c.refuse(err)
@@ -87,7 +92,17 @@ func (c fileCall) name(dirfd, addr uint64, write bool) (n fileName, ok bool) {
 	return c.judge(dirfd, raw, write)
 }
 
+// judge decides about a path. What is not the laptop's does not exist for programs outside of the session: their calls go on.
 func (c fileCall) judge(dirfd uint64, raw string, write bool) (n fileName, ok bool) {
+	n, ok = c.decide(dirfd, raw, write)
+	if ok && n.place != filemode.Local && c.outside() {
+		c.pass()
+		return n, false
+	}
+	return n, ok
+}
+
+func (c fileCall) decide(dirfd uint64, raw string, write bool) (n fileName, ok bool) {
 	if raw[0] != '/' {
 		dir, target, err := c.directory(int(int32(dirfd)))
 		switch {
@@ -106,7 +121,7 @@ func (c fileCall) judge(dirfd uint64, raw string, write bool) (n fileName, ok bo
 	if place.Remote() && !c.ownRoot() {
 		place = filemode.Local
 	}
-	return fileName{place, slashed(path, raw)}, true
+	return fileName{place, slashed(path, raw), raw}, true
 }
 
 // slashed gives a path the slash at its end back, which asks for a directory.
@@ -124,7 +139,7 @@ func (c fileCall) below(dir, raw string, write bool) fileName {
 	if place == filemode.Local {
 		place = filemode.ReadOnly
 	}
-	return fileName{place, slashed(path, raw)}
+	return fileName{place: place, path: slashed(path, raw)}
 }
 
 // directory is the path of a descriptor of the caller, or of its working directory; target says that it is one of the target. An empty one is
@@ -167,6 +182,9 @@ func (c fileCall) at(n fileName, remote func(ctx context.Context) error) {
 	case filemode.NotFound:
 		c.fail(unix.ENOENT)
 	default:
+		if !c.valid() {
+			return // The path may have been another's.
+		}
 		c.spawn(func() { c.answer(remote(c.ctx)) })
 	}
 }

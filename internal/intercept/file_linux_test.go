@@ -135,6 +135,13 @@ func TestFilesOfPrograms(t *testing.T) {
 			"target target ['one', 'two'] 1 22 b'from' True True ['link']\n1 True\n",
 		},
 		{
+			"descriptors of paths",
+			[]string{"python3", "-c", "import os, errno; d = os.open('/app/sub', os.O_PATH); print(open('two', opener=lambda n, f: os.open(n, f, dir_fd=d)).read(), os.fstat(d).st_ino == os.stat('/app/sub').st_ino)\n" +
+				"f = os.open('/app/hello', os.O_PATH); print(os.fstat(f).st_size, open(f'/proc/self/fd/{f}').read(), end='')\n" +
+				"try: os.open('/app/link', os.O_PATH | os.O_NOFOLLOW)\nexcept OSError as e: print(errno.errorcode[e.errno])"},
+			"22 True\n16 from the target\nELOOP\n",
+		},
+		{
 			"node",
 			[]string{"node", "-e", "const fs = require('fs'); console.log(require('/app/mod.js'), fs.readFileSync('/app/hello', 'utf8').trim(), fs.readdirSync('/app/sub'), fs.statSync('/app/sub/two').size, fs.realpathSync('/app/link'))"},
 			"target from the target [ 'one', 'two' ] 2 /app/hello\n",

@@ -31,6 +31,8 @@ var fileCalls = func() map[int32]func(fileCall) {
 		unix.SYS_UTIMENSAT:    fileCall.utimensat,
 		unix.SYS_TRUNCATE:     fileCall.truncate,
 		unix.SYS_STATFS:       fileCall.statfs,
+		unix.SYS_CHDIR:        fileCall.chdir,
+		unix.SYS_GETCWD:       fileCall.getcwd,
 		unix.SYS_GETXATTR:     func(c fileCall) { c.getxattr(true) },
 		unix.SYS_LGETXATTR:    func(c fileCall) { c.getxattr(false) },
 		unix.SYS_LISTXATTR:    func(c fileCall) { c.listxattr(true) },

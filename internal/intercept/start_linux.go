@@ -119,10 +119,25 @@ func (p *process) launch(o Options, started chan<- error) {
 	}
 	started <- err
 	if err == nil {
+		awaitEnd(p.child.Pid)
 		p.state, p.err = p.child.Wait()
 		close(p.exited)
 	}
 	<-p.quit
+}
+
+// awaitEnd returns when the child has ended. To wait for it at once would also see it stop for ptrace, which is ours: see enter.
+func awaitEnd(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	for {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); n > 0 || err != unix.EINTR {
+			return
+		}
+	}
 }
 
 func startChild(o Options) (*os.Process, error) {

@@ -79,7 +79,13 @@ type addFD struct {
 
 // Listener receives intercepted calls and answers them. Its methods may be called from
 // several goroutines. ENOENT from a method that answers means that the caller is gone.
-type Listener struct{ fd int }
+type Listener struct {
+	fd            int
+	uninterrupted bool
+}
+
+// Uninterrupted says that a signal does not abort a call that was received (Linux 5.19): only killing the caller does.
+func (l *Listener) Uninterrupted() bool { return l.uninterrupted }
 
 // Close ends the interception: calls in flight and later ones fail with ENOSYS.
 func (l *Listener) Close() error { return unix.Close(l.fd) }
@@ -136,6 +142,14 @@ func (l *Listener) ReturnFD(id uint64, fd int, cloexec bool) error {
 	return errnoErr(l.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&a)))
 }
 
+// Install gives the caller a duplicate of fd, close-on-exec, and returns its number there. The call still waits for its answer. EMFILE:
+// the caller's table is full.
+func (l *Listener) Install(id uint64, fd int) (int, error) {
+	a := addFD{id: id, srcfd: uint32(fd), newfdFlags: unix.O_CLOEXEC}
+	n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&a)))
+	return int(n), errnoErr(e)
+}
+
 // canReturnFD tells kernels with ADDFD_FLAG_SEND by how they refuse an unknown call: one
 // that does not know the flag says EINVAL before it looks for the call.
 func (l *Listener) canReturnFD() bool {
@@ -168,6 +182,7 @@ func Install(f Filter) (*Listener, error) {
 	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 	// With WAIT_KILLABLE_RECV a signal no longer aborts a call that we have begun to serve.
 	fd, e := setFilter(prog, flags|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+	uninterrupted := e == 0
 	if e == unix.EINVAL {
 		fd, e = setFilter(prog, flags)
 	}
@@ -181,7 +196,7 @@ func Install(f Filter) (*Listener, error) {
 		return nil, fmt.Errorf("seccomp(SECCOMP_SET_MODE_FILTER): %w", e)
 	}
 	unix.CloseOnExec(fd)
-	l := &Listener{fd: fd}
+	l := &Listener{fd: fd, uninterrupted: uninterrupted}
 	if !l.canReturnFD() {
 		_ = l.Close()
 		return nil, errors.New("SECCOMP_ADDFD_FLAG_SEND (Linux 5.14) is missing")

@@ -21,12 +21,26 @@ func main() {
 		"tcp": tcp, "udp": udp, "dns": dns, "many": many, "serve": serve, "daemon": daemon,
 		"idle": idle, "limits": limits, "burst": burst,
 		"run": run, "exec": become,
-		"hostname": hostname, "badname": badName,
+		"hostname": hostname, "badname": badName, "chdir": chdir,
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
+}
+
+// chdir DIRECTORY FILE: what is in the file, and where that is.
+func chdir(args []string) error {
+	if err := os.Chdir(args[0]); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(args[1])
+	if err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	fmt.Println(string(b), dir)
+	return err
 }
 
 // tcp ADDRESS: one exchange with an echo server.
