@@ -286,6 +286,47 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
+// Who reads what it appends to sees what others have appended in between.
+func TestAppendAndRead(t *testing.T) {
+	m, target := start(t)
+	put(t, target, "log", "0\n")
+	f := open(t, m, "/log", unix.O_RDWR|unix.O_APPEND)
+	own, err := os.OpenFile(filepath.Join(target.Root, "log"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	b := make([]byte, 100)
+	for _, line := range []string{"1\n", "2\n"} {
+		if _, err := f.ReadAt(b, 0); err != io.EOF {
+			t.Fatal(err)
+		}
+		if _, err := own.WriteString("theirs" + line); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString("mine" + line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := f.ReadAt(b, 0)
+	if want := "0\ntheirs1\nmine1\ntheirs2\nmine2\n"; string(b[:n]) != want || get(t, target, "log") != want {
+		t.Errorf("read %q, %v; the target has %q", b[:n], err, get(t, target, "log"))
+	}
+}
+
+// A link itself can't be opened; above all it does not lead to a file of the laptop.
+func TestOpenLink(t *testing.T) {
+	m, target := start(t)
+	if err := os.Symlink("/etc/passwd", filepath.Join(target.Root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range []int{unix.O_PATH | unix.O_NOFOLLOW, unix.O_RDONLY | unix.O_NOFOLLOW} {
+		if fd, err := m.Open(t.Context(), "/link", flags, 0); targetfs.Errno(err) != unix.ELOOP {
+			t.Errorf("flags %#x: descriptor %d, %v", flags, fd, err)
+		}
+	}
+}
+
 // A large file is read where it is read, and no further than the kernel reads ahead.
 func TestLarge(t *testing.T) {
 	m, target := start(t)

@@ -243,19 +243,18 @@ func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 }
 
 func (t *tree) stat(id, fh uint64, hasHandle bool) (targetfs.Attr, error) {
-	n, file, err := t.find(id, fh, hasHandle)
-	if err != nil {
-		return targetfs.Attr{}, err
-	}
 	var attr targetfs.Attr
-	if file != nil {
-		attr, err = file.Stat(t.ctx)
-	} else {
+	err := t.using(id, fh, hasHandle, func(n node, file targetfs.File) (err error) {
+		if file != nil {
+			attr, err = file.Stat(t.ctx)
+			return err
+		}
 		attr, err = t.target.Stat(t.ctx, n.path, false)
 		if err == nil && (attr.Ino != n.attr.Ino || attr.Dev != n.attr.Dev) {
 			err = unix.ESTALE
 		}
-	}
+		return err
+	})
 	if err != nil {
 		return targetfs.Attr{}, err
 	}
@@ -267,8 +266,30 @@ func (t *tree) stat(id, fh uint64, hasHandle bool) (targetfs.Attr, error) {
 	return attr, nil
 }
 
-// find returns a node, and a file of it if there is one open.
-func (t *tree) find(id, fh uint64, hasHandle bool) (node, targetfs.File, error) {
+// maxBorrowed is how many files of a node are tried one after the other.
+const maxBorrowed = 8
+
+// using calls f with a node, and a file of it if there is one open. That may be another's than the caller's, who closes it, or has it for nothing but its
+// metadata: then f is called with another one, and at last without.
+func (t *tree) using(id, fh uint64, hasHandle bool, f func(n node, file targetfs.File) error) error {
+	var tried []*handle
+	for {
+		n, h, err := t.find(id, fh, hasHandle, tried)
+		switch {
+		case err != nil:
+			return err
+		case h == nil:
+			return f(n, nil)
+		}
+		if err = f(n, h.file); targetfs.Errno(err) != unix.EBADF {
+			return err
+		}
+		tried = append(tried, h)
+	}
+}
+
+// find returns a node, and a handle of it if there is one that was not tried.
+func (t *tree) find(id, fh uint64, hasHandle bool, tried []*handle) (node, *handle, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.nodes[id]
@@ -276,13 +297,13 @@ func (t *tree) find(id, fh uint64, hasHandle bool) (node, targetfs.File, error) 
 		return node{}, nil, unix.ESTALE
 	}
 	copied := node{id: n.id, path: n.path, attr: n.attr}
-	if h := t.handles[fh]; hasHandle && h != nil {
-		return copied, h.file, nil
+	if h := t.handles[fh]; hasHandle && h != nil && !slices.Contains(tried, h) {
+		return copied, h, nil
 	}
-	if n.open > 0 {
+	if n.open > 0 && len(tried) < maxBorrowed {
 		for h := range maps.Values(t.handles) {
-			if h.node == n {
-				return copied, h.file, nil
+			if h.node == n && !slices.Contains(tried, h) {
+				return copied, h, nil
 			}
 		}
 	}
@@ -292,16 +313,13 @@ func (t *tree) find(id, fh uint64, hasHandle bool) (node, targetfs.File, error) 
 // SetAttr is ftruncate, fchmod, fchown and futimens.
 func (t *tree) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	fh, hasHandle := in.GetFh()
-	n, file, err := t.find(in.NodeId, fh, hasHandle)
-	if err != nil {
-		return status(err)
-	}
 	c := change(in)
-	if file != nil {
-		err = file.SetAttr(t.ctx, c)
-	} else {
-		err = t.target.SetAttr(t.ctx, n.path, false, c)
-	}
+	err := t.using(in.NodeId, fh, hasHandle, func(n node, file targetfs.File) error {
+		if file != nil && (hasHandle || c.Size == nil) { // Another's may not be open for writing.
+			return file.SetAttr(t.ctx, c)
+		}
+		return t.target.SetAttr(t.ctx, n.path, false, c)
+	})
 	if err != nil {
 		return status(err)
 	}

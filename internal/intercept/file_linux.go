@@ -25,7 +25,7 @@ import (
 type FileServer struct {
 	Files
 	mount  *fsmount.Mount
-	notice sync.Map // texts that were said
+	notice sync.Map // texts, and kinds of texts, that were said
 }
 
 // ServeFiles makes what [Options].Files needs. The context's values reach the target. An error says what this system lacks.
@@ -44,6 +44,13 @@ func (f *FileServer) Close() error { return f.mount.Close() }
 func (f *FileServer) say(text string) {
 	if _, said := f.notice.LoadOrStore(text, true); !said && f.Notice != nil {
 		f.Notice(text)
+	}
+}
+
+// sayFirst tells the user the first text of a kind.
+func (f *FileServer) sayFirst(kind, text string) {
+	if _, said := f.notice.LoadOrStore(kind, true); !said {
+		f.say(text)
 	}
 }
 

@@ -9,11 +9,8 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/mirrord-go/mirrord/internal/targetfs"
 )
 
 // chdir enters a directory of the target, unless the laptop has one of that very name too: then relative paths go by the rules for the whole
@@ -35,7 +32,7 @@ func (c fileCall) chdir() {
 		defer unix.Close(dir)
 		err = c.enter(dir)
 		if errors.Is(err, errTraced) {
-			c.files.say(n.path + " is a directory of the target that a process can't change into: a debugger traces it, ptrace is forbidden here, or the kernel is older than 5.19")
+			c.files.sayFirst("chdir", n.path+" is a directory of the target that a process can't change into: a debugger traces it, ptrace is forbidden here, or the kernel is older than 5.19")
 			c.pass()
 			return errAnswered
 		}
@@ -68,44 +65,11 @@ func (f *FileServer) openDirectory(ctx context.Context, name string) (int, error
 	if err := f.Target.Access(ctx, name, unix.X_OK, true); err != nil {
 		return -1, err
 	}
-	real, err := f.realName(ctx, name)
+	real, err := f.resolve(ctx, name, resolution{root: "/"})
 	if err != nil {
 		return -1, err
 	}
 	return f.mount.Open(ctx, real, unix.O_PATH|unix.O_DIRECTORY, 0)
-}
-
-// maxLinks is how many links path_resolution(7) follows.
-const maxLinks = 40
-
-// realName follows the links in a name of the target.
-func (f *FileServer) realName(ctx context.Context, name string) (string, error) {
-	real, links := "/", 0
-	for rest := name; rest != ""; {
-		var part string
-		part, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
-		next := path.Join(real, part) // which is the directory above for ".."
-		if part == "" || part == "." || part == ".." {
-			real = next
-			continue
-		}
-		link, err := f.Target.Readlink(ctx, next)
-		switch {
-		case targetfs.Errno(err) == unix.EINVAL: // no link
-			real = next
-			continue
-		case err != nil:
-			return "", err
-		}
-		if links++; links > maxLinks {
-			return "", unix.ELOOP
-		}
-		if strings.HasPrefix(link, "/") {
-			real = "/"
-		}
-		rest = link + "/" + rest
-	}
-	return real, nil
 }
 
 // getcwd answers for a working directory in the target, for which the kernel has no name.

@@ -138,7 +138,7 @@ got = 0
 def handler(*_):
     global got; got += 1
 signal.signal(signal.SIGUSR1, handler)
-me = os.getpid(); n = 300
+me = os.getpid(); n = 150
 child = os.fork()
 if child == 0:
     for i in range(n):
@@ -162,7 +162,7 @@ func TestWorkingDirectoryOfTheKilled(t *testing.T) {
 	f := serveFiles(t, filemode.Settings{Mode: filemode.Read})
 	const script = `
 import os, signal, time
-for i in range(60):
+for i in range(25):
     child = os.fork()
     if child == 0:
         while True: os.chdir('/app'); os.chdir('/app/sub')
@@ -174,7 +174,7 @@ print('done')
 	if code, out := f.run(t, "python3", "-c", script); out != "done\n" {
 		t.Errorf("code %d, output %s", code, out)
 	}
-	for range 5 {
+	for range 2 {
 		if code, _ := f.run(t, "python3", "-c", "import os, signal, threading; threading.Timer(.02, os.kill, (os.getpid(), signal.SIGKILL)).start()\nwhile True: os.chdir('/app')"); code != -1 {
 			t.Errorf("code %d, want an end by a signal", code)
 		}

@@ -32,24 +32,33 @@ func writes(flags int) bool {
 }
 
 func (c fileCall) openAt(n fileName, flags int, perm uint32) {
-	c.at(n, func(ctx context.Context) error {
-		if n.place == filemode.ReadOnly && writes(flags) {
-			return unix.EROFS
-		}
-		if flags&unix.O_CREAT != 0 {
-			perm = perm & 0o7777 &^ c.umask()
-		}
-		fd, err := c.files.mount.Open(ctx, n.path, flags, perm)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if err := c.retFD(fd, flags&unix.O_CLOEXEC != 0); err != nil {
-			return err
-		}
-		return errAnswered
-	})
+	c.at(n, func(ctx context.Context) error { return c.openRemote(ctx, n, flags, perm) })
 }
+
+func (c fileCall) openRemote(ctx context.Context, n fileName, flags int, perm uint32) error {
+	if n.place == filemode.ReadOnly && writes(flags) {
+		return unix.EROFS
+	}
+	if flags&unix.O_CREAT != 0 {
+		perm = perm & 0o7777 &^ c.umask()
+	}
+	fd, err := c.files.mount.Open(ctx, n.path, flags, perm)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := c.retFD(fd, flags&unix.O_CLOEXEC != 0); err != nil {
+		return err
+	}
+	return errAnswered
+}
+
+// The flags of openat2(2) by which we resolve names ourselves, and all that there are.
+const (
+	resolveCached = 0x20 // RESOLVE_CACHED
+	resolveHere   = unix.RESOLVE_BENEATH | unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS
+	resolveAll    = resolveHere | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS | resolveCached
+)
 
 // openat2 reads struct open_how: flags, mode and resolve, of eight bytes each, and more in kernels to come.
 func (c fileCall) openat2() {
@@ -65,10 +74,7 @@ func (c fileCall) openat2() {
 	}
 	flags, perm := int(binary.NativeEndian.Uint64(how[:])), uint32(binary.NativeEndian.Uint64(how[8:]))
 	resolve := binary.NativeEndian.Uint64(how[16:])
-	if resolve&(unix.RESOLVE_BENEATH|unix.RESOLVE_IN_ROOT) == 0 {
-		if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
-			flags |= unix.O_NOFOLLOW
-		}
+	if resolve&resolveHere == 0 && resolve&^resolveAll == 0 && resolve&resolveCached == 0 {
 		c.open(c.n.Args[0], c.n.Args[1], flags, perm)
 		return
 	}
@@ -81,15 +87,49 @@ func (c fileCall) openat2() {
 		c.pass()
 		return
 	}
+	judged := raw
 	if resolve&unix.RESOLVE_IN_ROOT != 0 {
-		raw = "./" + strings.TrimPrefix(path.Clean("/"+raw), "/")
+		judged = "." + path.Clean("/"+raw)
 	}
-	n, ok := c.judge(c.n.Args[0], raw, writes(flags))
-	switch clean := path.Clean(raw); {
+	n, ok := c.judge(c.n.Args[0], judged, writes(flags))
+	switch {
 	case !ok:
-	case n.place.Remote() && (raw[0] == '/' || clean == ".." || strings.HasPrefix(clean, "../")):
-		c.fail(unix.EXDEV)
-	default:
+	case !n.place.Remote():
 		c.openAt(n, flags, perm)
+	case resolve&^resolveAll != 0, resolve&unix.RESOLVE_BENEATH != 0 && resolve&unix.RESOLVE_IN_ROOT != 0:
+		c.fail(unix.EINVAL)
+	case resolve&resolveCached != 0:
+		c.fail(unix.EAGAIN)
+	default:
+		c.openResolved(n, raw, resolve, flags, perm)
 	}
+}
+
+// openResolved opens a file of the target by a name that may not lead everywhere.
+func (c fileCall) openResolved(n fileName, raw string, resolve uint64, flags int, perm uint32) {
+	r := resolution{
+		root: "/", beneath: resolve&unix.RESOLVE_BENEATH != 0, noLinks: resolve&unix.RESOLVE_NO_SYMLINKS != 0,
+		keepLast: flags&unix.O_NOFOLLOW != 0 || flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL,
+	}
+	name := n.path
+	if resolve&(unix.RESOLVE_BENEATH|unix.RESOLVE_IN_ROOT) != 0 {
+		if raw[0] == '/' && r.beneath {
+			c.fail(unix.EXDEV)
+			return
+		}
+		dir, ok := c.decide(c.n.Args[0], ".", false)
+		if !ok {
+			return
+		}
+		r.root, name = strings.TrimSuffix(dir.path, "/."), raw
+	}
+	if strings.HasSuffix(raw, "/") && flags&unix.O_CREAT == 0 {
+		flags |= unix.O_DIRECTORY
+	}
+	c.at(n, func(ctx context.Context) (err error) {
+		if n.path, err = c.files.resolve(ctx, name, r); err != nil {
+			return err
+		}
+		return c.openRemote(ctx, n, flags|unix.O_NOFOLLOW, perm)
+	})
 }

@@ -22,7 +22,7 @@ const (
 // Client is an [FS] over one stream. Make one with [NewClient].
 type Client struct {
 	conn   io.ReadWriteCloser
-	frames chan []byte   // to the writer
+	frames chan frame    // to the writer
 	slots  chan struct{} // one for each call
 	writes chan struct{} // one for each call with data
 	ahead  chan struct{} // one for each block that is read ahead
@@ -51,14 +51,21 @@ type call struct {
 	err   error
 	came  time.Time
 
+	sent      bool // or on its way; guarded by Client.mu
 	abandoned bool // nobody waits; guarded by Client.mu
+}
+
+// frame is what the writer writes for a call.
+type frame struct {
+	bytes []byte
+	call  *call
 }
 
 // NewClient speaks over conn, a stream of kind files whose first byte is written already. It owns conn. When it is closed, or conn
 // is lost, all calls fail with ESTALE.
 func NewClient(conn io.ReadWriteCloser) *Client {
 	c := &Client{
-		conn: conn, frames: make(chan []byte, maxCalls), slots: make(chan struct{}, maxCalls), writes: make(chan struct{}, maxWrites),
+		conn: conn, frames: make(chan frame, maxCalls), slots: make(chan struct{}, maxCalls), writes: make(chan struct{}, maxWrites),
 		ahead: make(chan struct{}, maxAhead), calls: map[uint32]*call{}, closes: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.workers.Go(c.read)
@@ -118,15 +125,19 @@ func (c *call) finish(r *reply, err error) {
 // write writes frames until the end.
 func (c *Client) write() {
 	for {
-		var frame []byte
+		var bytes []byte
 		select {
-		case frame = <-c.frames:
+		case f := <-c.frames:
+			c.mu.Lock()
+			f.call.sent = true
+			c.mu.Unlock()
+			bytes = f.bytes
 		case <-c.closes:
-			frame = c.closeFrames()
+			bytes = c.closeFrames()
 		case <-c.done:
 			return
 		}
-		if _, err := c.conn.Write(frame); err != nil {
+		if _, err := c.conn.Write(bytes); err != nil {
 			c.end(err)
 			return
 		}
@@ -176,8 +187,9 @@ func (c *Client) deliver(frame []byte) error {
 	}
 	c.mu.Lock()
 	call := c.calls[r.id]
+	sent := call != nil && call.sent
 	c.mu.Unlock()
-	if call == nil {
+	if !sent { // Without its reply, a call has room for its request.
 		return errors.Join(ErrMalformed, errors.New("a reply to no request"))
 	}
 	if err := r.parseBody(call.op, body); err != nil {
@@ -239,13 +251,13 @@ func (c *Client) start(r *request, counts ...chan struct{}) *call {
 		}
 	}
 	r.id = c.last
-	frame, err := appendRequest(make([]byte, 0, 64+len(r.path)+len(r.second)+len(r.data)), r)
+	bytes, err := appendRequest(make([]byte, 0, 64+len(r.path)+len(r.second)+len(r.data)), r)
 	if err != nil {
 		call.finish(nil, err)
 		return call
 	}
 	c.calls[r.id] = call
-	c.frames <- frame // There is room for each call's.
+	c.frames <- frame{bytes, call} // There is room for each call's.
 	return call
 }
 

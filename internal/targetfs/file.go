@@ -2,6 +2,7 @@ package targetfs
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -243,8 +244,12 @@ func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
 		if err != nil {
 			return n, f.named(err)
 		}
+		piece := min(MaxData, len(b)-i*MaxData)
+		if int64(r.count) > int64(piece) {
+			return n, f.wrote(r.count, piece)
+		}
 		n += int(r.count)
-		if n < min((i+1)*MaxData, len(b)) {
+		if int(r.count) < piece {
 			break
 		}
 	}
@@ -252,8 +257,12 @@ func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
 		return n, failed
 	}
 	// It became less at an error, which asking again tells.
-	r, err := f.call(ctx, &request{op: opWrite, off: off + int64(n), data: b[n:min(n+MaxData, len(b))]})
+	rest := b[n:min(n+MaxData, len(b))]
+	r, err := f.call(ctx, &request{op: opWrite, off: off + int64(n), data: rest})
 	if err == nil {
+		if int64(r.count) > int64(len(rest)) {
+			return n, f.wrote(r.count, len(rest))
+		}
 		n += int(r.count)
 		if n < len(b) {
 			err = &Error{Op: opWrite.String(), Path: f.path, Errno: errIO}
@@ -262,13 +271,22 @@ func (f *file) WriteAt(ctx context.Context, b []byte, off int64) (int, error) {
 	return n, err
 }
 
+// wrote is what a write fails with of which the server says that it wrote more than it was given.
+func (f *file) wrote(count uint32, given int) error {
+	return &Error{Op: opWrite.String(), Path: f.path, Errno: errIO, Reason: fmt.Sprintf("the agent wrote %d bytes of %d", count, given)}
+}
+
 // append writes at the end, one piece after the other.
 func (f *file) append(ctx context.Context, b []byte) (int, error) {
 	n := 0
 	for n < len(b) {
-		r, err := f.call(ctx, &request{op: opWrite, data: b[n:min(n+MaxData, len(b))]})
+		piece := b[n:min(n+MaxData, len(b))]
+		r, err := f.call(ctx, &request{op: opWrite, data: piece})
 		if err != nil {
 			return n, err
+		}
+		if int64(r.count) > int64(len(piece)) {
+			return n, f.wrote(r.count, len(piece))
 		}
 		if r.count == 0 {
 			return n, &Error{Op: opWrite.String(), Path: f.path, Errno: errIO}

@@ -295,6 +295,9 @@ const direntSize = 64 << 10
 
 // ReadDir implements [targetfs.File]. It leaves out what the rules hide.
 func (f *file) ReadDir(ctx context.Context, cursor int64) (entries []targetfs.Entry, err error) {
+	if err := f.root.judge(f.real, false); err != nil {
+		return nil, err // The rules have changed.
+	}
 	err = f.do(ctx, func(fd int) error {
 		b := make([]byte, direntSize)
 		for len(entries) == 0 {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -436,4 +437,39 @@ func TestRules(t *testing.T) {
 	if strings.Join(names, " ") != "fixed free" {
 		t.Errorf("the folder has %v", names)
 	}
+}
+
+// changing are rules that change.
+type changing struct{ atomic.Pointer[ruleset] }
+
+func (c *changing) Judge(name string, write bool) error { return c.Load().Judge(name, write) }
+func (c *changing) ByName() bool                        { return c.Load().ByName() }
+
+// TestRulesChange: what is open is judged again when the rules have changed.
+func TestRulesChange(t *testing.T) {
+	root, p := container(t)
+	check(t, os.WriteFile(filepath.Join(root, "data/x"), []byte("x"), 0o666))
+	check(t, os.Chmod(filepath.Join(root, "data/x"), 0o666))
+	var rules changing
+	rules.Store(&ruleset{})
+	c := serve(t, p, &rules)
+	ctx := t.Context()
+	dir, err := c.Open(ctx, "/data", targetfs.Read|targetfs.Directory, 0)
+	check(t, err)
+	defer dir.Close()
+	file, err := c.Open(ctx, "/data/x", targetfs.Read|targetfs.Write, 0)
+	check(t, err)
+	defer file.Close()
+	if names := list(t, dir); len(names) != 1 {
+		t.Errorf("the folder has %v", names)
+	}
+	rules.Store(&ruleset{readOnly: []string{"/data"}})
+	_, err = file.WriteAt(ctx, []byte("y"), 0)
+	wants(t, "writing", err, unix.EACCES)
+	wants(t, "truncating", file.SetAttr(ctx, targetfs.Change{Size: new(int64)}), unix.EACCES)
+	rules.Store(&ruleset{hidden: []string{"/data"}})
+	_, err = dir.ReadDir(ctx, 0)
+	wants(t, "listing", err, unix.ENOENT)
+	_, err = file.ReadAt(ctx, make([]byte, 1), 0)
+	wants(t, "reading", err, unix.ENOENT)
 }
