@@ -95,8 +95,8 @@ print('temporary', said(os.open, '/app', os.O_TMPFILE | os.O_RDWR), said(os.open
 		left     map[string]string
 	}{
 		{
-			"write", filemode.Settings{Mode: filemode.Write},
-			`statx True True ENOENT EFAULT
+			name: "write", settings: filemode.Settings{Mode: filemode.Write},
+			want: `statx True True ENOENT EFAULT
 statx of a descriptor 0 16
 readlink hello EINVAL ENOENT
 mmap b'from' b'the' EACCES
@@ -108,12 +108,12 @@ unlink None EISDIR ENOTEMPTY ENOENT
 truncate None None None None None None
 temporary ENOTSUP EISDIR
 `,
-			map[string]string{"data.json": "FROM the target\nmore!", "sub/two": "2", "l": "2"},
+			left: map[string]string{"data.json": "FROM the target\nmore!", "sub/two": "2", "l": "2"},
 		},
 		{
 			// What would write is the laptop's, which has no such file.
-			"read", filemode.Settings{Mode: filemode.Read},
-			`statx True True ENOENT EFAULT
+			name: "read", settings: filemode.Settings{Mode: filemode.Read},
+			want: `statx True True ENOENT EFAULT
 statx of a descriptor 0 16
 readlink hello EINVAL ENOENT
 mmap b'from' b'the' EACCES
@@ -125,11 +125,11 @@ unlink ENOENT ENOENT ENOENT ENOENT
 truncate ENOENT ENOENT ENOENT ENOENT ENOENT ENOENT
 temporary ENOENT ENOENT
 `,
-			map[string]string{"hello": "from the target\n", "sub/two": "22", "data.json": `{"where": "target"}`},
+			left: map[string]string{"hello": "from the target\n", "sub/two": "22", "data.json": `{"where": "target"}`},
 		},
 		{
-			"localwithoverrides", filemode.Settings{Mode: filemode.Overrides, ReadOnly: []string{"^/app/(hello|link)$"}},
-			`statx True True ENOENT EFAULT
+			name: "localwithoverrides", settings: filemode.Settings{Mode: filemode.Overrides, ReadOnly: []string{"^/app/(hello|link)$"}},
+			want: `statx True True ENOENT EFAULT
 statx of a descriptor 0 16
 readlink hello EINVAL ENOENT
 mmap b'from' b'the' EACCES
@@ -141,7 +141,7 @@ unlink ENOENT ENOENT ENOENT ENOENT
 truncate ENOENT ENOENT ENOENT ENOENT ENOENT ENOENT
 temporary ENOENT ENOENT
 `,
-			map[string]string{"hello": "from the target\n"},
+			left: map[string]string{"hello": "from the target\n"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
