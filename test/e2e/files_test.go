@@ -63,8 +63,9 @@ func TestFiles(t *testing.T) {
 	t.Run("read", func(t *testing.T) {
 		s.wants(t, "read", `cat /etc/shop/shop.conf; ls /etc/shop; test -e /etc/shop/none || echo none; cat /etc/hostname; readlink /etc/shop/shop.conf
 stat -c %F /etc/shop; stat -Lc '%s %a' /etc/shop/shop.conf; realpath -m /etc/shop/../shop; test -r /etc/shop/shop.conf && echo readable; test -w /etc/shop/shop.conf || echo not writable
-cp /etc/shop/other.conf `+home+`/; cat `+home+`/other.conf; cat /etc/shop/shop.conf/x 2>&1 | sed 's/.*: //'`,
-			"from the target\nother.conf\nshop.conf\nnone\nshop-pod\n..data/shop.conf\ndirectory\n16 644\n/etc/shop\nreadable\nnot writable\nother\nNot a directory\n")
+cp /etc/shop/other.conf `+home+`/; cat `+home+`/other.conf; cat /etc/shop/shop.conf/x 2>&1 | sed 's/.*: //'
+cd /etc/shop && cat other.conf && env pwd && cd ../../data/shop && env pwd; cd /etc/none 2>/dev/null || echo no directory`,
+			"from the target\nother.conf\nshop.conf\nnone\nshop-pod\n..data/shop.conf\ndirectory\n16 644\n/etc/shop\nreadable\nnot writable\nother\nNot a directory\nother\n/etc/shop\n/data/shop\nno directory\n")
 	})
 	t.Run("python", func(t *testing.T) {
 		se := s.start(t, run{
@@ -76,9 +77,11 @@ print(os.pread(f, 4, 5), mmap.mmap(f, 0, prot=mmap.PROT_READ)[:4], sorted(n for 
 for p in '/etc/shop/none', '/etc/shop/shop.conf/x':
     try: open(p)
     except OSError as e: print(e.errno)
+os.chdir('/etc/shop')
+print(open('shop.conf').read(), os.getcwd())
 `},
 		})
-		if code := se.wait(); code != 0 || se.out.String() != "b'the ' b'from' ['other.conf', 'shop.conf'] True\n2\n20\n" {
+		if code := se.wait(); code != 0 || se.out.String() != "b'the ' b'from' ['other.conf', 'shop.conf'] True\n2\n20\nfrom the target\n /etc/shop\n" {
 			t.Errorf("exit code %d\n%s", code, se.out.String())
 		}
 	})
