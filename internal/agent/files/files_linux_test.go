@@ -105,6 +105,7 @@ func container(t *testing.T, env ...string) (string, *target.Process) {
 	}
 	for _, dir := range []string{"proc", "bound", "etc", "data", "tmp"} {
 		check(t, os.Mkdir(filepath.Join(root, dir), 0o755))
+		check(t, os.Chmod(filepath.Join(root, dir), 0o755)) // whatever the umask
 	}
 	check(t, os.Chmod(filepath.Join(root, "data"), 0o777))
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
