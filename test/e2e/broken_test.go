@@ -302,8 +302,8 @@ func TestStealInAPause(t *testing.T) {
 	})
 	n.setDown(true)
 	cut := time.Now()
-	if took := w.steadyAgain(t, cut, pod); took > backWithin {
-		t.Errorf("the pod answered after %v", took)
+	if took, most := w.steadyAgain(t, cut, pod), w.allowed(cut); took > most {
+		t.Errorf("the pod answered after %v, want %v at most", took, most)
 	} else {
 		t.Logf("the pod answered after %v", took.Round(time.Millisecond))
 	}
