@@ -81,5 +81,11 @@ func copyLine(dst io.Writer, src *bufio.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")), nil
+	// Who takes a lonely CR or LF for the end of a line, and who does not, finds the end of the body
+	// elsewhere.
+	text, ok := bytes.CutSuffix(line, crlf)
+	if !ok || bytes.IndexByte(text, '\r') >= 0 {
+		return nil, fmt.Errorf("%w: a line of a chunked body does not end as lines do", errUnclear)
+	}
+	return text, nil
 }

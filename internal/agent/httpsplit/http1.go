@@ -19,10 +19,14 @@ const patience = 500 * time.Millisecond
 // and watching costs a goroutine. A connection that has ended meanwhile is noticed when it is used.
 const lull = 100 * time.Millisecond
 
-// badGateway answers a request whose destination ended without a response.
-const badGateway = "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-
-const noResponse = "mirrord: the local process ended the connection without a response.\n"
+// What is answered to a request whose destination ended without a response, and to one that can't go on
+// to who was chosen.
+const (
+	badGateway  = "502 Bad Gateway"
+	badRequest  = "400 Bad Request"
+	noResponse  = "mirrord: the local process ended the connection without a response.\n"
+	unclearBody = "mirrord: the request's body is not clearly HTTP/1.\n"
+)
 
 // headTimeout bounds how long a head may take to arrive: what is read of it takes memory. The application
 // gets a slower one, as it is, and has its own patience.
@@ -130,44 +134,41 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 	}
 	u, fresh, err := s.send(req, d)
 	if u == nil {
-		return false, err
+		return false, s.finish(nil, nothing, err)
 	}
 	if !fresh && req.repeatable() {
 		// It may have ended just now, before it saw the request.
-		if err := s.awaitResponse(u, true); err != nil && s.ctx.Err() == nil {
+		if err := s.awaitResponse(u, nothing); err != nil && !late(err) && s.ctx.Err() == nil {
 			s.drop(u)
 			if u, _, err = s.send(req, d); u == nil {
-				return false, err
+				return false, s.finish(nil, nothing, err)
 			}
 		}
 	}
-	// The rest of the request goes on while the response comes.
-	var sent chan error
-	if req.body != noBody {
-		sent = make(chan error, 1)
-		go func() { sent <- copyBody(u, s.in, req) }()
-	}
-	resp, raw, err := s.respond(u, req, sent == nil)
-	if raw {
-		return false, s.join(u, sent)
-	}
-	if err != nil || resp == nil || resp.last || !resp.persists(req) {
-		return false, s.finish(u, sent, errors.Join(err))
-	}
-	if sent != nil {
-		if req.expects && !req.asked {
-			// The response came without the body being asked for: whether it still comes,
-			// only the client knows.
-			select {
-			case err := <-sent:
-				return err == nil, err
-			case <-time.After(lull):
-				return false, s.finish(u, sent, nil)
-			}
+	body := s.forward(u, req) // while the response comes
+	resp, what, err := s.respond(u, req, body)
+	switch {
+	case what == unframed:
+		return false, s.join(u, body)
+	case what == unended:
+		return false, s.lastWords(u, body)
+	case err != nil || resp == nil || resp.last || !resp.persists(req):
+		return false, s.finish(u, body, err)
+	case req.expects && !req.asked:
+		// The response came without the body being asked for: whether it still comes,
+		// only the client knows.
+		select {
+		case <-body.done:
+		case <-body.raw:
+		case <-time.After(lull):
+			return false, s.finish(u, body, nil)
 		}
-		if err := <-sent; err != nil {
-			return false, err
-		}
+	}
+	if body.wait() {
+		return false, s.rest(u, body)
+	}
+	if body.err != nil {
+		return false, s.finish(u, body, nil)
 	}
 	return true, nil
 }
@@ -177,7 +178,7 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 func (s *splitter) send(req *head, d Destination) (u *upstream, fresh bool, err error) {
 	for {
 		u, fresh, err := s.to(d)
-		if err == nil && !fresh && u.stale() {
+		if err == nil && !fresh && u.stale(d == s.o.App) {
 			s.drop(u)
 			continue
 		}
@@ -196,31 +197,45 @@ func (s *splitter) send(req *head, d Destination) (u *upstream, fresh bool, err 
 			continue
 		case u != nil:
 			// A part of the request may have been seen.
-			err = s.unanswered(d, err)
+			err = s.unanswered(req, d, err)
 		}
 		return nil, false, err
 	}
 }
 
-// respond carries the response, with interim ones before it. Raw says that HTTP has ended
-// on this connection, by an upgrade or because the rest can't be followed; what was read has
-// been passed on. A nil response without an error has been answered here.
-func (s *splitter) respond(u *upstream, req *head, watchable bool) (resp *head, raw bool, err error) {
+// ending is how HTTP goes on behind a response.
+type ending uint8
+
+const (
+	framed   ending = iota
+	unframed        // HTTP has ended on this connection, for both sides; what was read has been passed on
+	unended         // where the response ends is not known; what was read has been passed on
+)
+
+// respond carries the response, with interim ones before it. A nil response without an error has been
+// answered here.
+func (s *splitter) respond(u *upstream, req *head, body *sending) (resp *head, what ending, err error) {
 	for first := true; ; first = false {
-		if err := s.awaitResponse(u, watchable); err != nil {
-			if first {
-				return nil, false, s.unanswered(u.dst, err)
+		if err := s.awaitResponse(u, body); err != nil {
+			if body.unclear() {
+				return nil, framed, s.answer(req, badRequest, unclearBody)
 			}
-			return nil, false, err
+			if first {
+				return nil, framed, s.unanswered(req, u.dst, err)
+			}
+			return nil, framed, err
 		}
 		h, code, err := readResponse(u.in, req)
 		switch {
 		case errors.Is(err, errUnclear):
 			_, err := s.client.Write(h.raw)
-			return nil, err == nil, err
+			return nil, s.unclearFrom(u), err
 		case err != nil:
 			_, _ = s.client.Write(h.raw)
-			return nil, false, err
+			return nil, framed, err
+		case code == 101 && !req.upgrades():
+			// Who says so would get all that the client sends from here on.
+			return nil, framed, s.unanswered(req, u.dst, errNoUpgrade)
 		}
 		if code >= 200 {
 			h.raw = s.mark(h.raw, u.dst)
@@ -229,26 +244,49 @@ func (s *splitter) respond(u *upstream, req *head, watchable bool) (resp *head, 
 				h.raw = insert(h.raw, "Connection: close")
 			}
 		}
-		if err := s.pass(h, u.in); err != nil {
-			return nil, errors.Is(err, errUnclear), err
+		if err := s.pass(h, u.in); errors.Is(err, errUnclear) {
+			return nil, s.unclearFrom(u), nil
+		} else if err != nil {
+			return nil, framed, err
 		}
 		switch {
 		case code == 100:
 			req.asked = true
 		case code == 101, req.start[0] == "CONNECT" && code/100 == 2:
-			return h, true, nil
+			return h, unframed, nil
 		case code >= 200:
-			return h, false, nil
+			return h, framed, nil
 		}
 	}
 }
 
+var errNoUpgrade = errors.New("it changed the protocol without having been asked to")
+
+// unclearFrom is how to go on behind a response that is not clearly HTTP. The application has the
+// connection then, as it would without us. Nobody else may get requests that were never for them.
+func (s *splitter) unclearFrom(u *upstream) ending {
+	if u.dst == s.o.App {
+		return unframed
+	}
+	return unended
+}
+
 // unanswered answers in the place of a chosen destination. The application's silence stays its own.
-func (s *splitter) unanswered(d Destination, err error) error {
+func (s *splitter) unanswered(req *head, d Destination, err error) error {
 	if d == s.o.App || s.ctx.Err() != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(s.client, badGateway, len(noResponse), noResponse)
+	s.log.Debug("a request has no response", "err", err)
+	return s.answer(req, badGateway, noResponse)
+}
+
+// answer answers a request as its last one.
+func (s *splitter) answer(req *head, status, text string) error {
+	length := len(text)
+	if req.start[0] == "HEAD" {
+		text = ""
+	}
+	_, err := fmt.Fprintf(s.client, "HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, length, text)
 	return err
 }
 
@@ -269,18 +307,29 @@ func (s *splitter) pass(h *head, in *bufio.Reader) error {
 }
 
 // awaitResponse returns when the upstream has something to say. If that takes long, the client
-// is watched: its end ends the upstream's direction, as it would without us.
-func (s *splitter) awaitResponse(u *upstream, watchable bool) error {
-	if !watchable || u.in.Buffered() > 0 || s.in.Buffered() > 0 {
+// is watched as soon as it has sent its request: its end ends the upstream's direction, as it would
+// without us.
+func (s *splitter) awaitResponse(u *upstream, body *sending) error {
+	for u.in.Buffered() == 0 {
+		if body.finished() && s.in.Buffered() > 0 {
+			_, err := u.in.Peek(1)
+			return err
+		}
+		_ = u.SetReadDeadline(time.Now().Add(patience))
 		_, err := u.in.Peek(1)
-		return err
+		_ = u.SetReadDeadline(time.Time{})
+		if !late(err) {
+			return err
+		}
+		if body.finished() && s.in.Buffered() == 0 {
+			return s.watched(u)
+		}
 	}
-	_ = u.SetReadDeadline(time.Now().Add(patience))
-	_, err := u.in.Peek(1)
-	_ = u.SetReadDeadline(time.Time{})
-	if !late(err) {
-		return err
-	}
+	return nil
+}
+
+// watched is the rest of awaitResponse.
+func (s *splitter) watched(u *upstream) error {
 	w := watch(s.client, s.in, func(err error) {
 		if errors.Is(err, io.EOF) {
 			_ = u.CloseWrite()
@@ -288,38 +337,38 @@ func (s *splitter) awaitResponse(u *upstream, watchable bool) error {
 			_ = u.SetDeadline(past())
 		}
 	})
-	_, err = u.in.Peek(1)
+	_, err := u.in.Peek(1)
 	_ = w.stop()
 	return err
 }
 
-// join goes on without HTTP.
-func (s *splitter) join(u *upstream, sent chan error) error {
-	if sent != nil {
-		// Its bytes come first. A body without an end is what the connection has become.
-		if err := <-sent; err != nil && !errors.Is(err, errUnclear) {
-			return err
-		}
-	}
-	return s.raw(u, nil)
-}
-
 // finish ends a connection after its last response: the client may still be sending the
-// request's body, which nobody reads any more.
-func (s *splitter) finish(u *upstream, sent chan error, err error) error {
-	if err != nil && !errors.Is(err, io.EOF) {
+// request's body, which nobody wants any more. The upstream is nil when there is none.
+func (s *splitter) finish(u *upstream, body *sending, err error) error {
+	broken := err != nil && !errors.Is(err, io.EOF)
+	if broken {
 		pipe.Reset(s.client) // what it got is not complete, and may look as if it were
 	} else {
 		_ = s.client.CloseWrite()
 	}
-	if sent != nil {
-		_ = s.client.SetReadDeadline(past())
-		_ = u.SetDeadline(past())
-		if serr := <-sent; serr != nil {
-			s.log.Debug("the rest of a request was not read", "err", serr)
-		}
+	if u != nil {
+		s.stop(u, body)
+		s.drop(u)
+	}
+	if !broken && !s.refused {
+		s.linger()
 	}
 	return err
+}
+
+// lingerTime is how long the client may take to end a connection after its last response.
+const lingerTime = time.Second
+
+// linger reads what the client still sends: to what nobody reads the system answers with a reset, with
+// which the client may lose the end of the response (RFC 9112, section 9.6).
+func (s *splitter) linger() {
+	_ = s.client.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.Copy(io.Discard, s.in)
 }
 
 // watcher waits for a connection's next byte or its end, beside what the owner does.
@@ -356,9 +405,19 @@ func past() time.Time { return time.Unix(1, 0) }
 
 // staleStream asks a connection that says that it has ended before it says that it is late. Those of
 // the system are late first, and count as alive.
-func (u *upstream) staleStream() bool {
-	_ = u.SetReadDeadline(past())
+func (u *upstream) staleStream() bool { return u.staleWithin(past()) }
+
+// staleWithin asks a connection until the deadline.
+func (u *upstream) staleWithin(deadline time.Time) bool {
+	_ = u.SetReadDeadline(deadline)
 	_, err := u.in.Peek(1)
 	_ = u.SetReadDeadline(time.Time{})
 	return err != nil && !late(err)
+}
+
+// stale says whether a connection that waits for its next request is of no use for it: it has ended, or
+// says something that is no answer to anything (RFC 9112, section 9.2). What the application says
+// unasked is for its client. It does not block.
+func (u *upstream) stale(app bool) bool {
+	return u.in.Buffered() == 0 && u.over() || u.in.Buffered() > 0 && !app
 }

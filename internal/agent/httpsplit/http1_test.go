@@ -268,6 +268,9 @@ func TestUnclear(t *testing.T) {
 		"huge head":         "GET / HTTP/1.1\r\n" + me + "X: " + strings.Repeat("x", maxHead) + "\r\n\r\n",
 		"half a head":       "GET / HTTP/1.1\r\n" + me,
 		"empty line first":  "\r\nGET / HTTP/1.1\r\n" + me + "\r\n",
+		"lonely LF":         "GET / HTTP/1.1\r\nHost: a\nX-User: me\r\n\r\n",
+		"LF as the end":     "GET / HTTP/1.1\r\n" + me + "\n",
+		"NUL":               "GET / HTTP/1.1\r\n" + me + "A: \x00\r\n\r\n",
 		"lonely CR":         "GET / HTTP/1.1\r\n" + me + "A: b\rX: c\r\n\r\n",
 		"almost HTTP/2":     "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
 	} {

@@ -1,56 +1,61 @@
 package httpsplit
 
 import (
-	"context"
-	"errors"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	xhttp2 "golang.org/x/net/http2"
+
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
-	"github.com/mirrord-go/mirrord/internal/pipe"
 )
 
 // maxConcurrentStreams is what the client of an HTTP/2 connection may have open at once. The
 // destinations' own limits hold beside it: what is above them waits.
 const maxConcurrentStreams = 1000
 
+// What a stream, and all of a connection, may have in our memory when the side that is to get it
+// does not read. A stream of many that nobody reads must not hold up the others, so a connection has
+// room for dozens of them. The way to the application is short, and a small window does for it; to a
+// session's process it is long.
+const (
+	clientStreamWindow  = 256 << 10
+	clientWindow        = 16 << 20
+	appStreamWindow     = 128 << 10
+	sessionStreamWindow = 1 << 20
+	destinationWindow   = 32 << 20
+)
+
 // http2 serves an HTTP/2 connection as its server, and speaks to each destination as a client
 // of its own. Streams, their trailers, resets and flow control pass through; the order of
 // different header fields, which means nothing there (RFC 9110, section 5.3), may change.
+//
+// The server is that of x/net, as net/http's own does not say which scheme a request has.
 func (s *splitter) http2() error {
-	m := &multiplexer{s: s, transports: make(map[Destination]*http.Transport)}
+	m := newMultiplexer(s)
 	defer m.close()
-	closed := make(chan struct{})
-	var once sync.Once
-	srv := &http.Server{
-		Handler:     m,
-		Protocols:   new(http.Protocols),
-		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: maxConcurrentStreams},
-		BaseContext: func(net.Listener) context.Context { return s.ctx },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				once.Do(func() { close(closed) })
-			}
-		},
+	srv := &http.Server{MaxHeaderBytes: maxHead, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	h2 := &xhttp2.Server{
+		MaxConcurrentStreams:     maxConcurrentStreams,
+		MaxUploadBufferPerStream: clientStreamWindow, MaxUploadBufferPerConnection: clientWindow,
 	}
-	srv.Protocols.SetUnencryptedHTTP2(true)
+	if err := xhttp2.ConfigureServer(srv, h2); err != nil {
+		return fmt.Errorf("serving HTTP/2: %w", err)
+	}
+	closed := make(chan struct{})
 	var drain sync.WaitGroup
 	drain.Go(func() { s.drain(srv, closed) })
-	defer drain.Wait()
-	err := srv.Serve(&single{conn: &buffered{Conn: s.client, r: s.in}, closed: closed})
-	_ = srv.Close()
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	h2.ServeConn(schemed{&buffered{Conn: s.client, r: s.in}}, &xhttp2.ServeConnOpts{Context: s.ctx, BaseConfig: srv, Handler: m})
+	close(closed)
+	drain.Wait()
+	return nil
 }
 
 // drain ends an HTTP/2 connection in order, behind the streams that are open.
@@ -62,31 +67,31 @@ func (s *splitter) drain(srv *http.Server, closed <-chan struct{}) {
 	}
 }
 
-// single is a listener of one connection, which it waits for.
-type single struct {
-	conn   net.Conn
-	closed <-chan struct{}
-}
+// schemed makes Go's server say which scheme a request has: it shows the state of TLS to handlers of
+// those with "https", and of no others. A load balancer may well send that without TLS.
+type schemed struct{ *buffered }
 
-func (l *single) Accept() (c net.Conn, err error) {
-	if l.conn != nil {
-		c, l.conn = l.conn, nil
-		return c, nil
-	}
-	<-l.closed
-	return nil, net.ErrClosed
+// ConnectionState is what the server looks for. It refuses old versions and ciphers.
+func (schemed) ConnectionState() tls.ConnectionState {
+	return tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256, HandshakeComplete: true}
 }
-
-func (l *single) Close() error   { return nil }
-func (l *single) Addr() net.Addr { return &net.TCPAddr{} }
 
 // multiplexer spreads the streams of one connection.
 type multiplexer struct {
 	s *splitter
 
 	mu         sync.Mutex
+	closed     bool
 	transports map[Destination]*http.Transport
-	conns      []net.Conn
+	conns      map[*tracked]struct{}
+	refused    map[Destination]time.Time // when a chosen one did not take a connection last
+}
+
+func newMultiplexer(s *splitter) *multiplexer {
+	return &multiplexer{
+		s: s, transports: map[Destination]*http.Transport{},
+		conns: map[*tracked]struct{}{}, refused: map[Destination]time.Time{},
+	}
 }
 
 // ServeHTTP serves one stream.
@@ -95,24 +100,26 @@ func (m *multiplexer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { m.s.o.Bodies.give(taken) }()
 	q := describe(r)
 	q.Body = func(limit int, timeout time.Duration) ([]byte, bool) { return m.peek(r, &taken, limit, timeout) }
-	d := m.s.o.Choose(q)
-	if d == nil {
-		d = m.s.o.App
+	to := &way{m: m, d: m.s.o.Choose(q)}
+	if to.d == nil {
+		to.d = m.s.o.App
 	}
 	out := &response{ResponseWriter: w}
-	// Nothing is added to what the destination says.
-	w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 	proxy := httputil.ReverseProxy{
-		Transport:     m.transport(d),
+		Transport:     to,
 		FlushInterval: -1,
 		Rewrite:       rewrite,
 		ErrorLog:      slog.NewLogLogger(m.s.log.Handler(), slog.LevelDebug),
 		ModifyResponse: func(res *http.Response) error {
+			// Nothing is added to what the destination says. An interim response before this one has
+			// cleared the header.
+			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 			out.empty = res.ContentLength == 0
-			m.mark(res, d)
+			to.restore(res)
+			m.mark(res, to.d)
 			return nil
 		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { m.failed(w, d, err) },
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { m.failed(w, to.d, err) },
 	}
 	proxy.ServeHTTP(out, r)
 }
@@ -137,7 +144,7 @@ func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // describe is what a filter sees of a stream.
 func describe(r *http.Request) *httpfilter.Request {
-	q := &httpfilter.Request{Method: r.Method, Target: r.URL.RequestURI(), Header: []string{"Host: " + r.Host}}
+	q := &httpfilter.Request{Method: r.Method, Target: r.RequestURI, Header: []string{"Host: " + r.Host}}
 	for name, values := range r.Header {
 		for _, v := range values {
 			q.Header = append(q.Header, name+": "+v)
@@ -150,10 +157,17 @@ func describe(r *http.Request) *httpfilter.Request {
 // rewrite takes back what a proxy that wants to be seen would change.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme, r.Out.URL.Host = "http", "destination"
+	if r.In.TLS != nil { // see schemed
+		r.Out.URL.Scheme = "https"
+	}
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	// What a browser would have escaped stays as it came.
+	if raw := r.In.RequestURI; strings.HasPrefix(raw, "/") && !strings.HasPrefix(raw, "//") && raw != r.Out.URL.RequestURI() {
+		r.Out.URL.Opaque, _, _ = strings.Cut(raw, "?")
+	}
 	r.Out.Host = r.In.Host
 	r.Out.Trailer = r.In.Trailer // filled when the body has ended
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Proxy-Authorization"} {
 		if v, ok := r.In.Header[name]; ok {
 			r.Out.Header[name] = v
 		}
@@ -183,65 +197,4 @@ func (m *multiplexer) failed(w http.ResponseWriter, d Destination, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusBadGateway)
 	_, _ = io.WriteString(w, noResponse)
-}
-
-// transport returns the client of a destination.
-func (m *multiplexer) transport(d Destination) *http.Transport {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if t := m.transports[d]; t != nil {
-		return t
-	}
-	t := &http.Transport{
-		Protocols:          new(http.Protocols),
-		DisableCompression: true,
-		// One connection, as the client has one; what is above the destination's limit waits.
-		MaxConnsPerHost: 1,
-		HTTP2:           &http.HTTP2Config{StrictMaxConcurrentRequests: true},
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, err := m.dial(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			return c, nil
-		},
-	}
-	t.Protocols.SetUnencryptedHTTP2(true)
-	m.transports[d] = t
-	return t
-}
-
-// dial connects to a destination, or to the application for one that does not take it.
-func (m *multiplexer) dial(ctx context.Context, d Destination) (Conn, error) {
-	c, err := d.Dial(ctx)
-	if err != nil && d != m.s.o.App {
-		c, err = m.s.o.App.Dial(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("dialling: %w", err)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.s.ctx.Err() != nil {
-		_ = c.Close()
-		return nil, m.s.ctx.Err()
-	}
-	m.conns = append(m.conns, c)
-	return c, nil
-}
-
-// close ends the connections to the destinations.
-func (m *multiplexer) close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, t := range m.transports {
-		t.CloseIdleConnections()
-	}
-	for _, c := range m.conns {
-		if m.s.ctx.Err() != nil {
-			pipe.Reset(c)
-		} else {
-			_ = c.Close()
-		}
-	}
 }

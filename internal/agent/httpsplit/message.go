@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 )
@@ -57,13 +58,11 @@ func readHead(r *bufio.Reader) (*head, error) {
 		case errors.Is(err, bufio.ErrBufferFull):
 		case err != nil:
 			return h, err
-		case len(bytes.TrimRight(line, "\r\n")) == 0 && !bytes.HasSuffix(h.raw[:len(h.raw)-len(line)], []byte("\n")):
-			// The end of a line longer than the buffer, or an empty line before the message,
-			// which servers skip (RFC 9112, section 2.2): too rare to follow.
-			if len(h.raw) == len(line) {
-				return h, errUnclear
-			}
-		case len(bytes.TrimRight(line, "\r\n")) == 0:
+		case !bytes.HasSuffix(h.raw, crlf):
+			return h, errUnclear // a lonely LF ends a line for some (RFC 9112, section 2.2)
+		case len(h.raw) == len(crlf):
+			return h, errUnclear // an empty line before the message, which servers skip: too rare to follow
+		case bytes.HasSuffix(h.raw, headEnd):
 			return h, h.parse()
 		}
 		if len(h.raw) > maxHead {
@@ -72,18 +71,22 @@ func readHead(r *bufio.Reader) (*head, error) {
 	}
 }
 
+// headEnd is the end of the last line, and the empty one.
+var headEnd = []byte("\r\n\r\n")
+
 func (h *head) parse() error {
-	text := strings.TrimSuffix(strings.TrimSuffix(string(h.raw), "\n"), "\r")
-	first, rest, _ := strings.Cut(text, "\n")
-	words := strings.SplitN(strings.TrimSuffix(first, "\r"), " ", 3)
-	copy(h.start[:], words)
+	text := strings.TrimSuffix(string(h.raw), "\r\n")
+	if lonelyCR(text) || strings.IndexByte(text, 0) >= 0 {
+		return errUnclear
+	}
+	first, rest, _ := strings.Cut(text, "\r\n")
+	copy(h.start[:], strings.SplitN(first, " ", 3))
 	var length, transfer []string
 	for rest != "" {
 		var line string
-		line, rest, _ = strings.Cut(rest, "\n")
-		line = strings.TrimSuffix(line, "\r")
+		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, ok := strings.Cut(line, ":")
-		if !ok || !isToken(name) || strings.ContainsAny(line, "\r\x00") {
+		if !ok || !isToken(name) {
 			return errUnclear // folded lines, spaces before the colon: everybody reads them in their own way
 		}
 		value = strings.Trim(value, " \t")
@@ -101,6 +104,9 @@ func (h *head) parse() error {
 	}
 	return h.frame(length, transfer)
 }
+
+// lonelyCR says that there is a CR which does not end a line.
+func lonelyCR(text string) bool { return strings.Count(text, "\r") != strings.Count(text, "\r\n") }
 
 func (h *head) connection(value string) {
 	for option := range strings.SplitSeq(value, ",") {
@@ -142,7 +148,7 @@ func readRequest(r *bufio.Reader) (*head, error) {
 	if err != nil {
 		return h, err
 	}
-	if !isToken(h.start[0]) || h.start[1] == "" {
+	if !isToken(h.start[0]) || h.start[1] == "" || strings.ContainsFunc(h.start[1], unicode.IsControl) {
 		return h, errUnclear
 	}
 	if h.minor, err = version(h.start[2]); err != nil {
@@ -167,7 +173,9 @@ func readResponse(r *bufio.Reader, to *head) (h *head, code int, err error) {
 		return h, 0, errUnclear
 	}
 	switch {
-	case to.start[0] == "HEAD", code < 200, code == 204, code == 304:
+	case h.minor == 0 && h.body == chunked:
+		return h, 0, errUnclear // RFC 9112, section 6.1
+	case to.start[0] == "HEAD", code < 200, code == 204, code == 304, to.start[0] == "CONNECT" && code < 300:
 		h.body = noBody
 	case h.body == noBody && h.length == 0 && !h.hasLength():
 		h.body = untilClose
@@ -196,7 +204,24 @@ func (h *head) repeatable() bool {
 
 // request is what a filter sees.
 func (h *head) request(body httpfilter.BodyFunc) *httpfilter.Request {
-	return &httpfilter.Request{Method: h.start[0], Target: h.start[1], Header: h.lines, Body: body}
+	return &httpfilter.Request{Method: h.start[0], Target: originForm(h.start[1]), Header: h.lines, Body: body}
+}
+
+// originForm takes the scheme and the host off a target that has them, as clients of proxies write it and
+// servers have to take it (RFC 9112, section 3.2.2).
+func originForm(target string) string {
+	scheme, rest, ok := strings.Cut(target, "://")
+	if !ok || !strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https") {
+		return target
+	}
+	i := strings.IndexAny(rest, "/?")
+	switch {
+	case i < 0:
+		return "/"
+	case rest[i] == '?':
+		return "/" + rest[i:]
+	}
+	return rest[i:]
 }
 
 // persists says whether the connection of a request can carry another one after this response

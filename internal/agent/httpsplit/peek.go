@@ -35,6 +35,25 @@ func (b *Budget) take(n int64) bool {
 	return true
 }
 
+// reserve takes what is missing to size, where taken is in use already. It reports false when there is
+// not as much left.
+func (b *Budget) reserve(taken *int64, size int) bool {
+	more := max(0, int64(size)-*taken)
+	ok := b.take(more)
+	if ok {
+		*taken += more
+	}
+	return ok
+}
+
+// settle gives back what is not needed after all.
+func (b *Budget) settle(taken *int64, used int) {
+	if less := *taken - int64(used); less > 0 {
+		b.give(less)
+		*taken -= less
+	}
+}
+
 func (b *Budget) give(n int64) {
 	if b != nil {
 		b.mu.Lock()
@@ -68,6 +87,22 @@ func wireSize(limit int) int { return 2*limit + maxChunkLine }
 // peekBody reads the body of a request and puts it back. It returns false for one that is too large, too
 // slow or broken. Taken is what of the budget is in use.
 func (s *splitter) peekBody(h *head, taken *int64, limit int, timeout time.Duration) ([]byte, bool) {
+	_ = s.client.SetReadDeadline(time.Now().Add(timeout))
+	defer func() { _ = s.client.SetReadDeadline(time.Time{}) }()
+	return s.src.peekBody(s.in, h, s.o.Bodies, taken, limit, func() error {
+		if !h.expects || h.asked {
+			return nil
+		}
+		// The client waits for somebody who wants the body: that is the filter.
+		h.asked = true
+		_, err := io.WriteString(s.client, "HTTP/1.1 100 Continue\r\n\r\n")
+		return err
+	})
+}
+
+// peekBody reads a body up to a limit, and puts it back. What it takes on the wire counts for the budget;
+// ask is called before anything is read.
+func (s *source) peekBody(in *bufio.Reader, h *head, budget *Budget, taken *int64, limit int, ask func() error) ([]byte, bool) {
 	size := wireSize(limit)
 	switch {
 	case h.body == noBody:
@@ -77,29 +112,13 @@ func (s *splitter) peekBody(h *head, taken *int64, limit int, timeout time.Durat
 	case h.body == byLength:
 		size = int(h.length)
 	}
-	if more := int64(size) - *taken; more > 0 {
-		if !s.o.Bodies.take(more) {
-			return nil, false
-		}
-		*taken += more
+	if !budget.reserve(taken, size) || ask() != nil {
+		return nil, false
 	}
-	if h.expects && !h.asked {
-		// The client waits for somebody who wants the body: that is the filter.
-		h.asked = true
-		if _, err := io.WriteString(s.client, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
-			return nil, false
-		}
-	}
-	_ = s.client.SetReadDeadline(time.Now().Add(timeout))
-	defer func() { _ = s.client.SetReadDeadline(time.Time{}) }()
-	return s.src.peekBody(s.in, h, size, limit)
-}
-
-// peekBody reads a body that takes up to size on the wire, and puts it back.
-func (s *source) peekBody(in *bufio.Reader, h *head, size, limit int) ([]byte, bool) {
 	b := &held{limit: size}
 	err := copyBody(b, in, h)
 	s.unread(in, b.raw)
+	budget.settle(taken, len(b.raw))
 	if err != nil {
 		return nil, false
 	}
@@ -116,9 +135,11 @@ func (s *source) peekBody(in *bufio.Reader, h *head, size, limit int) ([]byte, b
 type peeked struct {
 	body io.ReadCloser
 
-	done chan struct{} // closed when nobody reads ahead
-	raw  []byte
-	err  error // of reading ahead
+	mu      sync.Mutex
+	changed sync.Cond // of mu: when raw, err or reading change
+	raw     []byte    // read ahead
+	err     error     // of reading ahead
+	reading bool      // ahead
 }
 
 // peek reads the body of a stream, which afterwards still has it. It returns false for one that
@@ -132,61 +153,82 @@ func (m *multiplexer) peek(r *http.Request, taken *int64, limit int, timeout tim
 	}
 	p, again := r.Body.(*peeked)
 	if !again {
-		p = &peeked{body: r.Body, done: make(chan struct{})}
-		close(p.done)
+		p = &peeked{body: r.Body}
+		p.changed.L = &p.mu
 		r.Body = p
 	}
-	select {
-	case <-p.done:
-	default:
+	if p.busy() {
 		return nil, false // still waits, from an earlier filter's turn
 	}
-	if more := int64(limit) - *taken; more > 0 {
-		if !m.s.o.Bodies.take(more) {
-			return nil, false
-		}
-		*taken += more
-	}
-	p.done = make(chan struct{})
-	late := make(chan struct{})
-	go p.ahead(limit, late)
-	t := time.NewTimer(timeout)
-	defer t.Stop()
-	select {
-	case <-p.done:
-	case <-t.C:
-		close(late)
+	if !m.s.o.Bodies.reserve(taken, limit+aheadSize) {
 		return nil, false
 	}
-	return p.raw, errors.Is(p.err, io.EOF) && len(p.raw) <= limit
-}
-
-// ahead reads until the end, the limit, or until it is late.
-func (p *peeked) ahead(limit int, late <-chan struct{}) {
-	defer close(p.done)
-	buf := make([]byte, 4<<10)
-	for p.err == nil && len(p.raw) <= limit {
-		select {
-		case <-late:
-			return
-		default:
-		}
-		var n int
-		n, p.err = p.body.Read(buf)
-		p.raw = append(p.raw, buf[:n]...)
+	raw, ok := p.ahead(limit, timeout)
+	if !p.busy() {
+		m.s.o.Bodies.settle(taken, len(raw))
 	}
+	return raw, ok
 }
 
-// Read reads what was read ahead, and then the rest.
+// aheadSize is how much is read ahead at once.
+const aheadSize = 4 << 10
+
+func (p *peeked) busy() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reading
+}
+
+// ahead reads until the end, the limit, or until it is late: then the last reading goes on, as there is
+// no way to end it that leaves the body whole.
+func (p *peeked) ahead(limit int, timeout time.Duration) ([]byte, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	late := false
+	t := time.AfterFunc(timeout, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		late = true
+		p.changed.Broadcast()
+	})
+	defer t.Stop()
+	p.reading = true
+	go func() {
+		buf := make([]byte, aheadSize)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for p.err == nil && len(p.raw) <= limit && !late {
+			p.mu.Unlock()
+			n, err := p.body.Read(buf)
+			p.mu.Lock()
+			p.raw, p.err = append(p.raw, buf[:n]...), err
+			p.changed.Broadcast()
+		}
+		p.reading = false
+		p.changed.Broadcast()
+	}()
+	for p.reading && !late {
+		p.changed.Wait()
+	}
+	return p.raw, !p.reading && errors.Is(p.err, io.EOF) && len(p.raw) <= limit
+}
+
+// Read reads what was read ahead, and then the rest. What is there does not wait for what is not: the
+// client may be waiting for an answer to it.
 func (p *peeked) Read(b []byte) (int, error) {
-	<-p.done
+	p.mu.Lock()
+	for len(p.raw) == 0 && p.reading {
+		p.changed.Wait()
+	}
+	raw, err := p.raw, p.err
+	n := copy(b, raw)
+	p.raw = raw[n:]
+	p.mu.Unlock()
 	switch {
-	case len(p.raw) > 0:
-		n := copy(b, p.raw)
-		p.raw = p.raw[n:]
+	case len(raw) > 0:
 		return n, nil
-	case p.err != nil:
-		return 0, p.err
+	case err != nil:
+		return 0, err
 	}
 	return p.body.Read(b)
 }

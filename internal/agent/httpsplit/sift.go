@@ -76,8 +76,11 @@ func (s *sifter) request(req *head) (end bool, err error) {
 	var taken int64
 	defer func() { s.bodies.give(taken) }()
 	out := io.Discard
-	// Nobody waits for the copy, so the body has its time.
-	if s.choose(req.request(func(limit int, _ time.Duration) ([]byte, bool) { return s.peekBody(req, &taken, limit) })) {
+	// Nobody waits for the copy, so the body has its time, and nobody has to be asked for it.
+	ask := func() error { return nil }
+	if s.choose(req.request(func(limit int, _ time.Duration) ([]byte, bool) {
+		return s.src.peekBody(s.in, req, s.bodies, &taken, limit, ask)
+	})) {
 		if s.out == nil {
 			if s.out, err = s.open(); err != nil {
 				return true, err
@@ -98,23 +101,6 @@ func (s *sifter) request(req *head) (end bool, err error) {
 		return true, ended(err)
 	}
 	return false, nil
-}
-
-func (s *sifter) peekBody(h *head, taken *int64, limit int) ([]byte, bool) {
-	size := wireSize(limit)
-	switch {
-	case h.body == noBody:
-		return nil, true
-	case h.body == byLength && h.length > int64(limit):
-		return nil, false
-	}
-	if more := int64(size) - *taken; more > 0 {
-		if !s.bodies.take(more) {
-			return nil, false
-		}
-		*taken += more
-	}
-	return s.src.peekBody(s.in, h, size, limit)
 }
 
 // upgrades says that the connection may become something else after this request.
