@@ -49,10 +49,11 @@ type Port struct {
 	config tlsport.Port
 	files  Files
 
-	mu     sync.Mutex
-	server *tls.Config
-	client *tls.Config
-	read   time.Time
+	mu      sync.Mutex
+	server  *tls.Config
+	client  *tls.Config
+	read    time.Time // when the files were
+	reading bool
 }
 
 // New reads the files once. The error names the field and the file that is wrong.
@@ -60,56 +61,64 @@ func New(log *slog.Logger, config tlsport.Port, files Files) (*Port, error) {
 	if err := config.Check(); err != nil {
 		return nil, fmt.Errorf("the TLS configuration of port %d: %w", config.Port, err)
 	}
-	p := &Port{log: log, config: config, files: files}
-	if err := p.load(); err != nil {
+	p := &Port{log: log, config: config, files: files, read: time.Now()}
+	var err error
+	if p.server, p.client, err = p.load(); err != nil {
 		return nil, fmt.Errorf("the TLS configuration of port %d: %w", config.Port, err)
 	}
 	return p, nil
 }
 
-// configs are both sides as the files say now, or said when they could be read last.
+// configs are both sides as the files say now, or said when they could be read last. One connection reads
+// them again when it is time, and others do not wait for it: the target's file system may hang.
 func (p *Port) configs() (server, client *tls.Config) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.read) > freshFor {
-		if err := p.load(); err != nil {
-			p.log.Warn("the target's TLS files can't be read again; those of before are used", "port", p.config.Port, "err", err)
-			p.read = time.Now()
-		}
+	if time.Since(p.read) <= freshFor || p.reading {
+		return p.server, p.client
+	}
+	p.reading = true
+	p.mu.Unlock()
+	server, client, err := p.load()
+	p.mu.Lock()
+	p.reading, p.read = false, time.Now()
+	if err != nil {
+		p.log.Warn("the target's TLS files can't be read again; those of before are used", "port", p.config.Port, "err", err)
+	} else {
+		p.server, p.client = server, client
 	}
 	return p.server, p.client
 }
 
-// load reads the files. The caller holds mu, or nobody else has p.
-func (p *Port) load() error {
+// load reads the files.
+func (p *Port) load() (server, client *tls.Config, err error) {
 	s, c := p.config.AgentAsServer, p.config.AgentAsClient
 	cert, err := p.pair("agentAsServer.authentication", s.Authentication)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	server := &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: s.ALPNProtocols, MinVersion: tls.VersionTLS12}
+	server = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: s.ALPNProtocols, MinVersion: tls.VersionTLS12}
 	if v := s.Verification; v != nil {
 		server.ClientAuth = clientAuth(*v)
 		if server.ClientCAs, err = p.roots("agentAsServer.verification.trustRoots", v.TrustRoots); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	v := c.Verification
-	client := &tls.Config{InsecureSkipVerify: v.AcceptAnyCert, MinVersion: tls.VersionTLS12} //nolint:gosec // asked for, and within the pod
+	client = &tls.Config{InsecureSkipVerify: v.AcceptAnyCert, MinVersion: tls.VersionTLS12} //nolint:gosec // asked for, and within the pod
 	if !v.AcceptAnyCert {
 		if client.RootCAs, err = p.roots("agentAsClient.verification.trustRoots", v.TrustRoots); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	if a := c.Authentication; a != nil {
 		cert, err := p.pair("agentAsClient.authentication", *a)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		client.Certificates = []tls.Certificate{cert}
 	}
-	p.server, p.client, p.read = server, client, time.Now()
-	return nil
+	return server, client, nil
 }
 
 func clientAuth(v tlsport.ClientVerification) tls.ClientAuthType {

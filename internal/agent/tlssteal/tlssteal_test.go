@@ -400,6 +400,38 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// hanging is a file system that does not answer, as a network's may.
+type hanging struct {
+	folder
+	arrived, release chan struct{}
+}
+
+func (h hanging) OpenFile(name string) (*os.File, error) {
+	h.arrived <- struct{}{}
+	<-h.release
+	return h.folder.OpenFile(name)
+}
+
+// TestHangingFiles: while one connection reads the files again, the others go on.
+func TestHangingFiles(t *testing.T) {
+	s := newShop(t)
+	p, err := New(slog.New(slog.DiscardHandler), s.config, s.files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hanging{s.files, make(chan struct{}, 10), make(chan struct{})}
+	p.files = h
+	p.read = time.Now().Add(-2 * freshFor)
+	var one sync.WaitGroup
+	one.Go(func() { p.configs() })
+	<-h.arrived
+	if server, client := p.configs(); server == nil || client == nil {
+		t.Error("there is no configuration meanwhile")
+	}
+	close(h.release)
+	one.Wait()
+}
+
 func TestMistakes(t *testing.T) {
 	tests := []struct {
 		name   string

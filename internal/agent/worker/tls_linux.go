@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/httpsplit"
 	"github.com/mirrord-go/mirrord/internal/agent/tlssteal"
@@ -28,13 +29,17 @@ func (sub *subscription) readTLS(req wire.Subscribe) error {
 	return err
 }
 
+// tlsSilence is how long a client may say nothing on a port where TLS ends: no server speaks first there, so
+// that nobody waits for anything meanwhile, and what comes late can be split too.
+const tlsSilence = 30 * time.Second
+
 // serve splits a connection. Where a session knows how TLS ends, what is inside of TLS is split
 // in its place.
 func (sp *splitting) serve(ctx context.Context, port *tlssteal.Port, o httpsplit.Options) error {
 	if port == nil {
 		return httpsplit.Serve(ctx, sp.in.log, sp.client, o)
 	}
-	plain, info, err := port.Accept(ctx, sp.client, o.DetectTimeout)
+	plain, info, err := port.Accept(ctx, sp.client, max(o.DetectTimeout, tlsSilence))
 	if err != nil {
 		_ = sp.client.Close()
 		return err
