@@ -48,6 +48,7 @@ func (v *verifier) tlsDelivery() {
 			v.fail(path+name+".client_key", "needs client_cert", "name the file of its certificate")
 		}
 	}
+	v.idleDelivery(in)
 	if in.HTTPSDelivery.isZero() {
 		return
 	}
@@ -55,5 +56,22 @@ func (v *verifier) tlsDelivery() {
 		v.fail(path+"https_delivery", "cannot be given together with tls_delivery, which replaces it", "remove it")
 	} else {
 		v.warn(path+"https_delivery", "is deprecated", "name it tls_delivery")
+	}
+}
+
+// idleDelivery warns of a delivery that nothing is delivered with.
+func (v *verifier) idleDelivery(in *Incoming) {
+	name := "tls_delivery"
+	if in.TLSDelivery.isZero() {
+		name = "https_delivery"
+	}
+	path := "feature.network.incoming." + name
+	switch {
+	case v.beforeProfile, in.Delivery().isZero():
+	case in.Mode == IncomingMirror:
+		v.warn(path, "has no effect: a mirror does not look into TLS", "")
+	case in.Mode == IncomingSteal && !in.HTTPFilter.chooses():
+		v.warn(path, "has no effect without a filter: connections reach the process as they come, TLS included",
+			"give the process the target's certificate and key, or add http_filter")
 	}
 }

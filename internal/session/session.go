@@ -28,6 +28,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -304,11 +305,48 @@ func (*FilterError) Hint() string {
 	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration, or let who maintains the operator update it."
 }
 
+// TLSError says that an agent can't look into the target's TLS, without which a filter chooses nothing there.
+type TLSError struct{ Ports []uint16 }
+
+// Error says what the agent lacks.
+func (e *TLSError) Error() string {
+	return fmt.Sprintf("the agent can't end TLS in the target's place, as the cluster's MirrordTlsStealConfig asks for (%s): the filter would choose none of the requests there", portList(e.Ports))
+}
+
+// Hint says what to do about it.
+func (*TLSError) Hint() string {
+	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration."
+}
+
+func portList(ports []uint16) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = "port " + strconv.Itoa(int(p))
+	}
+	return strings.Join(words, ", ")
+}
+
+// sealed are the ports with a filter on which only TLS would come.
+func (s *session) sealed(in config.Incoming, w wire.Welcome) (ports []uint16) {
+	if in.Mode != config.IncomingSteal || slices.Contains(w.Can, wire.CanTLS) {
+		return nil
+	}
+	for _, p := range s.o.TLS {
+		if in.HTTPFilter.Chooses(p.Port) && (in.Ports == nil || slices.Contains(in.Ports, p.Port)) {
+			ports = append(ports, p.Port)
+		}
+	}
+	return ports
+}
+
 // able compares what the user asked for with what an agent can do.
 func (s *session) able(w wire.Welcome) error {
 	in := s.incomingConfig(w)
 	if in.Mode != config.IncomingOff && in.HTTPFilter.Spec() != nil && !slices.Contains(w.Can, wire.CanHTTPFilter) {
 		return &FilterError{}
+	}
+	if ports := s.sealed(in, w); len(ports) > 0 {
+		return &TLSError{ports}
 	}
 	switch mode := in.Mode; {
 	case mode == config.IncomingSteal && w.StealProblem != "":

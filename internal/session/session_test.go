@@ -28,6 +28,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/session/agenttest"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/resume"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
@@ -184,6 +185,7 @@ type run struct {
 	out      *bytes.Buffer
 
 	abortTaken, abortRefused bool
+	tls                      []tlsport.Port
 
 	mu    sync.Mutex
 	child *process
@@ -226,7 +228,7 @@ func (r *run) run(ctx context.Context, args ...string) (session.ExitStatus, erro
 	r.agent = &agent{t: r.t, id: agentID, client: id.Fingerprint(), script: r.script}
 	return session.RunWith(ctx, quiet(), session.Options{
 		Plan: plan, ID: "s1", Build: "test", Identity: id, Attachments: session.Single(session.Attachment{Name: "pod", Pod: "shop-1", Agent: r.agent}),
-		Signals: r.signals, Observer: r.observer, AbortTaken: r.abortTaken, AbortRefused: r.abortRefused,
+		Signals: r.signals, Observer: r.observer, AbortTaken: r.abortTaken, AbortRefused: r.abortRefused, TLS: r.tls,
 	}, r.start)
 }
 
@@ -511,6 +513,34 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			if _, err := r.run(t.Context(), "true"); err != nil {
 				t.Errorf("%+v: %v", in, err)
 			}
+		}
+	})
+	t.Run("can't end TLS", func(t *testing.T) {
+		filter := &config.HTTPFilter{Path: "^/api"}
+		for _, tt := range []struct {
+			in      config.Incoming
+			can     []string
+			refused bool
+		}{
+			{config.Incoming{Mode: config.IncomingSteal, HTTPFilter: filter}, []string{wire.CanHTTPFilter}, true},
+			{config.Incoming{Mode: config.IncomingSteal, HTTPFilter: filter}, []string{wire.CanHTTPFilter, wire.CanTLS}, false},
+			{config.Incoming{Mode: config.IncomingMirror, HTTPFilter: filter}, []string{wire.CanHTTPFilter}, false},
+			{config.Incoming{Mode: config.IncomingSteal}, nil, false},
+			{config.Incoming{Mode: config.IncomingSteal, HTTPFilter: filter, Ports: []uint16{80}}, []string{wire.CanHTTPFilter}, false},
+			{config.Incoming{Mode: config.IncomingSteal, HTTPFilter: &config.HTTPFilter{Path: "/", Ports: []uint16{80}}}, []string{wire.CanHTTPFilter}, false},
+		} {
+			r := newRun(t)
+			r.config.Feature.Network.Incoming = tt.in
+			r.script.Welcome.Can = tt.can
+			r.tls = []tlsport.Port{{Port: 443}}
+			var lacks *session.TLSError
+			if _, err := r.run(t.Context(), "true"); errors.As(err, &lacks) != tt.refused || err != nil && !tt.refused {
+				t.Errorf("%+v with %v: %v", tt.in, tt.can, err)
+			}
+			if tt.refused && (r.child != nil || !strings.Contains(lacks.Error(), "port 443")) {
+				t.Errorf("the process was started, or the error is not of the port: %v", lacks)
+			}
+			r.cleaned()
 		}
 	})
 	t.Run("can't mirror", func(t *testing.T) {

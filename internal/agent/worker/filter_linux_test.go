@@ -495,3 +495,22 @@ func TestFilteredMirror(t *testing.T) {
 		t.Errorf("one more copy: %q", <-copies)
 	}
 }
+
+// TestFilterBesideAnotherAgent: who has an agent of their own reads why the filter does not help.
+func TestFilterBesideAnotherAgent(t *testing.T) {
+	if _, ok := testnet.Isolated(t); !ok {
+		return
+	}
+	ann := run(t, nil).client(t)
+	ann.subscribe(t, byUser(wire.Steal, "ann"))
+	bob := run(t, nil).client(t)
+	subscribe := byUser(wire.Steal, "bob")
+	r := bob.request(t, wire.Control{Subscribe: &subscribe})
+	if r.Errno != wire.Errno(syscall.EADDRINUSE) || !strings.Contains(r.Error, "agents can't share a port") {
+		t.Errorf("with a filter: %+v", r)
+	}
+	r = bob.request(t, wire.Control{Subscribe: &wire.Subscribe{Port: webAddr.Port(), Mode: wire.Steal}})
+	if r.Errno != wire.Errno(syscall.EADDRINUSE) || strings.Contains(r.Error, "filter") {
+		t.Errorf("without one: %+v", r)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
+	"github.com/mirrord-go/mirrord/internal/agent/steal"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -37,7 +38,7 @@ func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
 	}
 	in.keep(sub) // before the first connection comes
 	if err := s.Steal(sub.port); err != nil {
-		return 0, err
+		return 0, alone(err, sub)
 	}
 	moved, err = in.flush(s, sub)
 	if err != nil {
@@ -48,6 +49,14 @@ func (in *incoming) startSteal(sub *subscription) (moved int, err error) {
 		})
 	}
 	return moved, nil
+}
+
+// alone says why a filter does not help against another agent that has the port.
+func alone(err error, sub *subscription) error {
+	if _, taken := errors.AsType[*steal.TakenError](err); taken && sub.filter != nil {
+		return fmt.Errorf("%w; each of you has an agent of your own, and agents can't share a port, with filters neither: sessions through the operator can", err)
+	}
+	return err
 }
 
 // flush ends the connections that the target has, so that they come back to the session. On a
