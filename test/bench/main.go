@@ -95,7 +95,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", o.rounds, "how often each measurement is made; the default is $BENCH_ROUNDS, or 5")
 	flags.IntVar(&o.starts, "starts", 7, "how many sessions are started to see how long that takes")
 	flags.IntVar(&o.crowd, "sessions", 500, "how many sessions at once the operator has when its memory is measured; 0 for none")
-	flags.IntVar(&o.files, "files", 3, "how often it is measured what reading files costs programs; 0 for not at all")
+	flags.IntVar(&o.files, "files", 2, "how often it is measured what reading files costs programs; 0 for not at all")
 	flags.IntVar(&o.load, "load", 5, "how often it is measured what a steady load of requests meets beside a steal with a filter, and a mirror; 0 for not at all")
 	flags.BoolVar(&o.operator, "operator", true, "install the operator, and measure sessions through it too")
 	flags.StringVar(&o.output, "o", "text", "text or json")

@@ -205,7 +205,7 @@ func TestParse(t *testing.T) {
 		want options
 		ok   bool
 	}{
-		{nil, options{rounds: 5, starts: 7, crowd: 500, files: 3, load: 5, output: "text", operator: true}, true},
+		{nil, options{rounds: 5, starts: 7, crowd: 500, files: 2, load: 5, output: "text", operator: true}, true},
 		{[]string{"-operator=false", "-o", "json", "-check", "-only", "bulk down", "-rounds", "1", "-starts", "0", "-sessions", "0", "-files", "0", "-load", "0"}, options{rounds: 1, output: "json", check: true, only: "bulk down"}, true},
 		{[]string{"-rounds", "0"}, options{}, false},
 		{[]string{"-files", "-1"}, options{}, false},
