@@ -214,12 +214,14 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// The pages are read with the call that maps them: a fault would hold one of Go's processors while the server of the
+// mount, in this process too, needs one.
 func TestMap(t *testing.T) {
 	m, target := start(t)
 	put(t, target, "a", strings.Repeat("page", 4096))
 	for _, kind := range []int{unix.MAP_PRIVATE, unix.MAP_SHARED} {
 		f := open(t, m, "/a", unix.O_RDONLY)
-		b, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ, kind)
+		b, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ, kind|unix.MAP_POPULATE)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +231,7 @@ func TestMap(t *testing.T) {
 		_ = unix.Munmap(b)
 	}
 	f := open(t, m, "/a", unix.O_RDWR)
-	b, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(int(f.Fd()), 0, 16384, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		t.Fatal(err)
 	}
