@@ -71,6 +71,10 @@ func (w *world) start(t *testing.T, changes []change, program ...string) *run {
 
 func (w *world) startCommand(t *testing.T, changes []change, command ...string) *run {
 	t.Helper()
+	return w.startWith(t, everythingRemote(changes...), command...)
+}
+
+func everythingRemote(changes ...change) *config.Config {
 	cfg := &config.Config{}
 	cfg.Feature.Env.Enabled = true
 	cfg.Feature.Network = config.Network{
@@ -81,6 +85,11 @@ func (w *world) startCommand(t *testing.T, changes []change, command ...string) 
 	for _, c := range changes {
 		c(&cfg.Feature.Network)
 	}
+	return cfg
+}
+
+func (w *world) startWith(t *testing.T, cfg *config.Config, command ...string) *run {
+	t.Helper()
 	plan, err := session.NewPlan(cfg, session.Command{Args: command, Environ: append(os.Environ(), childEnv+"=1")})
 	if err != nil {
 		t.Fatal(err)
