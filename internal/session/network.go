@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
@@ -24,7 +25,9 @@ type network struct {
 	ports    *incoming.Ports
 	observer Observer
 	fellBack fellBack
-	moved    movedPorts
+	// containersTold: the user knows that containers are not part of the session.
+	containersTold sync.Once
+	moved          movedPorts
 }
 
 var _ intercept.Network = (*network)(nil)

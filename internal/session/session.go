@@ -423,9 +423,7 @@ func (s *session) environ(ctx context.Context) ([]string, error) {
 
 // launch starts the process.
 func (s *session) launch(ctx context.Context, env []string) (err error) {
-	if warning, is := program.Container(s.o.Plan.args); is {
-		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: warning})
-	}
+	s.net.tellOfContainers(program.Container(s.o.Plan.args))
 	end := s.o.Observer.Phase("start", "starting "+s.o.Plan.args[0])
 	defer func() { end(err) }()
 	p := s.o.Plan

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/program"
 )
 
 // maxLocalNames bounds the sockets that the user is told about.
@@ -39,7 +40,20 @@ func (f *fellBack) first(name string) bool {
 }
 
 // RouteUnix implements [intercept.Network].
-func (n *network) RouteUnix(name string) intercept.Verdict { return n.table.RouteUnix(name) }
+func (n *network) RouteUnix(name string) intercept.Verdict {
+	v := n.table.RouteUnix(name)
+	if v == intercept.Local {
+		n.tellOfContainers(program.ContainerService(name))
+	}
+	return v
+}
+
+// tellOfContainers warns, once, that containers are out of reach.
+func (n *network) tellOfContainers(warning string, is bool) {
+	if is {
+		n.containersTold.Do(func() { n.observer.Event(Event{Kind: "notice", Warning: true, Text: warning}) })
+	}
+}
 
 // DialUnix implements [intercept.Network]. Where the target has no such socket and the laptop
 // does, the laptop's is used: desktops, editors and shells talk to many of their own.
@@ -54,6 +68,7 @@ func (n *network) DialUnix(ctx context.Context, packets bool, name string) (inte
 			Text: fmt.Sprintf("the target has no socket %s: the process uses this machine's", name),
 		})
 	}
+	n.tellOfContainers(program.ContainerService(name))
 	return nil, intercept.ErrLocal
 }
 

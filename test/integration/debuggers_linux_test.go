@@ -114,8 +114,19 @@ func (w *world) bye(t *testing.T, r *run) {
 	if got := <-w.request(t, "bye").answer; got != "bye" {
 		t.Errorf("the answer is %q", got)
 	}
+	r.succeeds()
+}
+
+// succeeds waits for the end of a session that took nothing but the shop's port.
+func (r *run) succeeds() {
+	r.t.Helper()
 	if r.wait(); r.err != nil || r.status.Code != 0 {
-		t.Errorf("exit code %d, %v\n%s", r.status.Code, r.err, strings.Join(r.out.all(), "\n"))
+		r.t.Errorf("exit code %d, %v\n%s", r.status.Code, r.err, strings.Join(r.out.all(), "\n"))
+	}
+	for len(r.events) > 0 {
+		if e := <-r.events; e.Kind == "port-subscribed" && e.Port != podApp.Port() {
+			r.t.Errorf("the session was %s", e.Text)
+		}
 	}
 }
 
@@ -183,9 +194,7 @@ func delveRuns(t *testing.T, w *world, s *tools, r *run) {
 	}
 	d.expect("has exited with status 0")
 	d.say("exit")
-	if r.wait(); r.err != nil || r.status.Code != 0 {
-		t.Errorf("exit code %d, %v", r.status.Code, r.err)
-	}
+	r.succeeds()
 }
 
 func delveAttachInside(t *testing.T, w *world, s *tools) {

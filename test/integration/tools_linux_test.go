@@ -62,7 +62,7 @@ func newTools(t *testing.T, names ...string) *tools {
 	return s
 }
 
-// need returns the paths of tools. One that is missing skips the test, or fails it with MIRRORD_E2E=require.
+// need returns the path of a tool. One that is missing skips the test, or fails it with MIRRORD_E2E=require.
 func (s *tools) need(t *testing.T, name string) string {
 	t.Helper()
 	reason, missing := s.Missing[name]
@@ -78,7 +78,7 @@ func (s *tools) need(t *testing.T, name string) string {
 }
 
 func (s *tools) find(ctx context.Context, name string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	switch name {
 	case "dlv", "air":
@@ -89,6 +89,19 @@ func (s *tools) find(ctx context.Context, name string) (string, error) {
 		// As dlv debug builds it, which finds it all in the cache then.
 		path := filepath.Join(s.Dir, name)
 		cmd := exec.CommandContext(ctx, "go", "build", "-gcflags=all=-N -l", "-o", path, "./testdata/shop")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		_, err := output1(cmd)
+		return path, err
+	case "node --watch":
+		// Since Node 18.11, which a distribution may not have.
+		help, err := output1(exec.CommandContext(ctx, "node", "--help"))
+		if err == nil && !strings.Contains(help, "--watch-preserve-output") {
+			err = errors.New("this node does not have the option")
+		}
+		return "node", err
+	case "mirrord":
+		path := filepath.Join(s.Dir, name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "github.com/mirrord-go/mirrord/cmd/mirrord")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		_, err := output1(cmd)
 		return path, err

@@ -26,6 +26,17 @@ func Container(args []string) (warning string, is bool) {
 		"Run the program itself, or run mirrord inside of the container", engine), true
 }
 
+// ContainerService says, if it is so, that a Unix socket is that of a service which starts containers: they are
+// not below whoever asks it for them.
+func ContainerService(socket string) (warning string, is bool) {
+	services := []string{"docker.sock", "docker.raw.sock", "podman.sock", "containerd.sock", "buildkitd.sock"}
+	if !slices.Contains(services, filepath.Base(socket)) {
+		return "", false
+	}
+	return fmt.Sprintf("containers run outside of the session: a program asks %s, and what runs in containers that it gets there does not have the target's network",
+		socket), true
+}
+
 // subcommands are the first words of a command line: the command, and that of compose and container.
 func subcommands(args []string) []string {
 	withValue := []string{"-H", "--host", "-c", "--context", "--config", "-l", "--log-level", "-f", "--file", "-p", "--project-name", "-n", "--namespace"}
