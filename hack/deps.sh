@@ -10,6 +10,8 @@ packages=(
   gcc libc6-dev musl-tools python3 nodejs default-jdk-headless curl bind9-dnsutils busybox-static perl-base
   # real servers for the protocol tests, and client libraries (PostgreSQL's server is made an image of, and not started here)
   postgresql redis-tools python3-psycopg2 python3-redis node-pg
+  # debuggers; the others are modules of hack/debuggers, and npm's nodemon where there is npm
+  gdb python3-debugpy
 )
 
 # A program that is installed in another way counts: only what is missing is asked for.
@@ -18,6 +20,7 @@ have() {
     nodejs) command -v node ;;
     python3) command -v python3 ;;
     default-jdk-headless) command -v javac ;;
+    gdb) command -v gdb ;;
     postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
     node-pg) [ -d /usr/share/nodejs/pg ] || command -v npm ;; # npm gets the library when a test needs it
     *) [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ] ;;
@@ -46,4 +49,11 @@ case " ${missing[*]} " in *" postgresql "*)
   fi ;;
 esac
 "${sudo[@]}" apt-get update -qq
+# Releases before Debian 12 do not have this one; its test is left out there.
+if ! apt-cache show python3-debugpy >/dev/null 2>&1; then
+  known=()
+  for p in "${missing[@]}"; do [ "$p" = python3-debugpy ] || known+=("$p"); done
+  missing=("${known[@]}")
+  [ ${#missing[@]} -gt 0 ] || exit 0
+fi
 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
