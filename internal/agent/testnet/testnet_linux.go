@@ -6,7 +6,6 @@
 package testnet
 
 import (
-	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -162,11 +160,7 @@ func Isolated(t *testing.T) (*Namespace, bool) {
 	}
 	var out []byte
 	New(t).Must(t, func() (err error) {
-		which := "^" + regexp.QuoteMeta(t.Name()) + "$"
-		if _, parts, some := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); some && !strings.Contains(t.Name(), "/") {
-			which += "/" + parts
-		}
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+which, "-test.v", "-test.timeout=9m")
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=9m")
 		cmd.Env = append(os.Environ(), isolatedEnv+"="+t.Name())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if out, err = cmd.CombinedOutput(); err != nil {
