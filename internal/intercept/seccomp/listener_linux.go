@@ -139,6 +139,18 @@ func (l *Listener) ReturnFD(id uint64, fd int, cloexec bool) error {
 	if cloexec {
 		a.newfdFlags = unix.O_CLOEXEC
 	}
+	// A signal that interrupts this, such as one of Go's scheduler, would make the caller's call return 0, and the repetition fail with EINPROGRESS:
+	// the answer counts before there is a descriptor (seccomp_notify_addfd).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return err
+	}
+	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil) }()
 	return errnoErr(l.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&a)))
 }
 
