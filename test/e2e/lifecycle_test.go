@@ -124,7 +124,7 @@ func (w *watcher) allowed(from time.Time) time.Duration {
 		return backWithin
 	}
 	pace := w.answers[before-1].at.Sub(w.answers[before-count].at) / (count - 1)
-	return max(backWithin, backWithin*pace/idle)
+	return max(backWithin, time.Duration(float64(backWithin)*pace.Seconds()/idle.Seconds()))
 }
 
 // deletedPod is the part that does not end at the moment when it is told to.

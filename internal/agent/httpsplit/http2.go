@@ -38,7 +38,7 @@ const (
 // different header fields, which means nothing there (RFC 9110, section 5.3), may change.
 //
 // The server is that of x/net, though deprecated: net/http's own does not say which scheme a request has.
-func (s *splitter) http2() error { //nolint:staticcheck // see above
+func (s *splitter) http2() error {
 	m := newMultiplexer(s)
 	defer m.close()
 	srv := &http.Server{MaxHeaderBytes: maxHead, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}

@@ -146,7 +146,7 @@ func TestExact2(t *testing.T) {
 		_, _ = io.WriteString(w, "<html>")
 	})
 	app := listen(t, func(c *net.TCPConn) {
-		new(xhttp2.Server).ServeConn(schemed{&buffered{Conn: c, r: bufio.NewReader(c)}}, &xhttp2.ServeConnOpts{Handler: h}) //nolint:staticcheck // as the code does
+		new(xhttp2.Server).ServeConn(schemed{&buffered{Conn: c, r: bufio.NewReader(c)}}, &xhttp2.ServeConnOpts{Handler: h})
 	})
 	addr := split(t, app, app)
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
