@@ -5,6 +5,8 @@ package intercept
 import (
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -155,5 +157,33 @@ temporary ENOENT ENOENT
 				}
 			}
 		})
+	}
+}
+
+// Signals that the supervisor gets, as Go's scheduler sends them, do not show in what a process is given.
+func TestDescriptorsUnderSignals(t *testing.T) {
+	f := serveFiles(t, filemode.Settings{Mode: filemode.Read})
+	done := make(chan struct{})
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			tasks, _ := os.ReadDir("/proc/self/task")
+			for _, task := range tasks {
+				if tid, err := strconv.Atoi(task.Name()); err == nil {
+					_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG)
+				}
+			}
+		}
+	})
+	code, out := f.run(t, "python3", "-c", "import os\nfor i in range(1000):\n  fd = os.open('/app/hello', os.O_RDONLY); assert fd > 2 and os.read(fd, 4) == b'from', (i, fd); os.close(fd)\nprint('done')")
+	close(done)
+	sending.Wait()
+	if out != "done\n" {
+		t.Errorf("code %d, output %s", code, out)
 	}
 }
