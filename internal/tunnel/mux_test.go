@@ -115,11 +115,11 @@ func breaking(t *testing.T) (tunnel.Session, tunnel.Session) {
 	// The client may be closed between a cut and its next carrier, so both waits end with it. Each carrier may live
 	// a little longer than the last, so that the slowest machine comes to an end.
 	all.Go(func() {
-		for cuts := time.Duration(0); ; cuts++ {
+		for cuts := 0; ; cuts++ {
 			select {
 			case c := <-carriers:
 				select {
-				case <-time.After(rand.N(50*time.Millisecond) + cuts*time.Millisecond):
+				case <-time.After(rand.N(50*time.Millisecond) + time.Duration(cuts)*time.Millisecond):
 					_ = c.Close()
 				case <-client.Done():
 					return
