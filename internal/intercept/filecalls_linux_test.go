@@ -66,6 +66,19 @@ print(openat2(d, 'dir/made', os.O_WRONLY | os.O_CREAT, BENEATH, 0o640), openat2(
 
 // Each call, by what it says and does in each mode.
 func TestFileCallsInModes(t *testing.T) {
+	// What would write is the laptop's, which has no such file.
+	const readOnly = `statx True True ENOENT EFAULT
+statx of a descriptor 0 16
+readlink hello EINVAL ENOENT
+mmap b'from' b'the' EACCES
+access True False False
+append ENOENT
+map shared ENOENT
+rename ENOENT ENOENT ENOENT ENOENT EINVAL
+unlink ENOENT ENOENT ENOENT ENOENT
+truncate ENOENT ENOENT ENOENT ENOENT ENOENT ENOENT
+temporary ENOENT ENOENT
+`
 	const script = calls + `
 path, other = '/app/hello', '/app/moved'
 st = os.stat(path)
@@ -113,36 +126,13 @@ temporary ENOTSUP EISDIR
 			left: map[string]string{"data.json": "FROM the target\nmore!", "sub/two": "2", "l": "2"},
 		},
 		{
-			// What would write is the laptop's, which has no such file.
 			name: "read", settings: filemode.Settings{Mode: filemode.Read},
-			want: `statx True True ENOENT EFAULT
-statx of a descriptor 0 16
-readlink hello EINVAL ENOENT
-mmap b'from' b'the' EACCES
-access True False False
-append ENOENT
-map shared ENOENT
-rename ENOENT ENOENT ENOENT ENOENT EINVAL
-unlink ENOENT ENOENT ENOENT ENOENT
-truncate ENOENT ENOENT ENOENT ENOENT ENOENT ENOENT
-temporary ENOENT ENOENT
-`,
+			want: readOnly,
 			left: map[string]string{"hello": "from the target\n", "sub/two": "22", "data.json": `{"where": "target"}`},
 		},
 		{
 			name: "localwithoverrides", settings: filemode.Settings{Mode: filemode.Overrides, ReadOnly: []string{"^/app/(hello|link)$"}},
-			want: `statx True True ENOENT EFAULT
-statx of a descriptor 0 16
-readlink hello EINVAL ENOENT
-mmap b'from' b'the' EACCES
-access True False False
-append ENOENT
-map shared ENOENT
-rename ENOENT ENOENT ENOENT ENOENT EINVAL
-unlink ENOENT ENOENT ENOENT ENOENT
-truncate ENOENT ENOENT ENOENT ENOENT ENOENT ENOENT
-temporary ENOENT ENOENT
-`,
+			want: readOnly,
 			left: map[string]string{"hello": "from the target\n"},
 		},
 	} {

@@ -22,25 +22,6 @@ import (
 // The sizes of datagrams: empty, around the Ethernet's fragments, and the largest of IPv4 (RFC 768: 65535 with both headers).
 var sizes = []int{0, 1, 1472, 1473, 9000, 65507}
 
-// serveEcho sends each datagram back as it is.
-func (w *world) serveEcho(at netip.AddrPort) {
-	c, err := net.ListenPacket("udp", at.String())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = c.Close() })
-	go func() {
-		b := make([]byte, 65535)
-		for {
-			n, from, err := c.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteTo(b[:n], from)
-		}
-	}()
-}
-
 // largeDatagrams is a local program: each size there and back, over a connected socket and over another.
 func largeDatagrams(to string) error {
 	dst, err := net.ResolveUDPAddr("udp", to)

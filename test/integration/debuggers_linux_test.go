@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mirrord-go/mirrord/internal/agent/testnet"
 	"github.com/mirrord-go/mirrord/internal/config"
 )
 
@@ -23,14 +22,7 @@ const shopPort = "8080"
 // pod made, reads a variable, and lets it go on: the answer has what the program asked the cluster for meanwhile.
 func TestDebuggers(t *testing.T) {
 	s := newTools(t, "dlv", "gdb", "node", "python with debugpy", "shop", "shop in C")
-	if _, inside := testnet.Isolated(t); !inside {
-		return
-	}
-	w := newWorld(t)
-	for _, tt := range []struct {
-		name string
-		f    func(*testing.T, *world, *tools)
-	}{
+	s.each(t, []toolTest{
 		{"dlv exec", delveExec},
 		{"dlv debug", delveDebug},
 		{"dlv attach in the session", delveAttachInside},
@@ -39,12 +31,7 @@ func TestDebuggers(t *testing.T) {
 		{"gdb attached", gdbAttached},
 		{"debugpy", debugpy},
 		{"node --inspect", nodeInspect},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.f(t, w, s)
-			w.podServes(t)
-		})
-	}
+	})
 }
 
 // session starts a command with what a user has who asks for stealing and nothing else.

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mirrord-go/mirrord/internal/agent/testnet"
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/intercept"
 	"github.com/mirrord-go/mirrord/internal/session"
@@ -20,14 +19,7 @@ import (
 // TestStarters runs programs that start other programs: that what they start is in the session, is not, or can't be.
 func TestStarters(t *testing.T) {
 	s := newTools(t, "air", "nodemon", "node", "node --watch", "shop", "mirrord", "setpriv", "runuser", "su")
-	if _, inside := testnet.Isolated(t); !inside {
-		return
-	}
-	w := newWorld(t)
-	for _, tt := range []struct {
-		name string
-		f    func(*testing.T, *world, *tools)
-	}{
+	s.each(t, []toolTest{
 		{"air reloads", airReloads},
 		{"nodemon reloads", nodemonReloads},
 		{"node --watch reloads", nodeReloads},
@@ -36,12 +28,7 @@ func TestStarters(t *testing.T) {
 		{"skip_processes", skipProcesses},
 		{"a session in a session", nested},
 		{"docker run", dockerRun},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.f(t, w, s)
-			w.podServes(t)
-		})
-	}
+	})
 }
 
 // reloads changes the program's source while the session runs: the pod's clients get the new program's answers.

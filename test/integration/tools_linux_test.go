@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/mirrord-go/mirrord/internal/agent/testnet"
 )
 
 // toolsEnv has the tools of a test for its part in a network namespace, where nothing can be fetched.
@@ -25,6 +27,27 @@ type tools struct {
 	Dir string
 	// Found are paths; Missing are reasons.
 	Found, Missing map[string]string
+}
+
+// toolTest is a test of one tool, in a world that it leaves as it was.
+type toolTest struct {
+	name string
+	f    func(*testing.T, *world, *tools)
+}
+
+// each runs tests one after the other in a namespace of their own; after each the pod has to serve again.
+func (s *tools) each(t *testing.T, tests []toolTest) {
+	t.Helper()
+	if _, inside := testnet.Isolated(t); !inside {
+		return
+	}
+	w := newWorld(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.f(t, w, s)
+			w.podServes(t)
+		})
+	}
 }
 
 // newTools finds or makes tools by their names.

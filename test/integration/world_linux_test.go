@@ -69,10 +69,10 @@ func newWorld(t *testing.T) *world {
 	w.in(w.cluster, func() {
 		w.serveTCP(service)
 		w.serveTCP(service6)
-		w.serveUDP(service)
+		w.serveUDP(service, saw)
 		w.serveSink()
-		w.serveEcho(echo)
-		w.serveEcho(echo6)
+		w.serveUDP(echo, same)
+		w.serveUDP(echo6, same)
 		w.signed = newSigned(t)
 		w.serveDNS(netip.AddrPortFrom(dnsIP, 53), w.signed, map[string]string{
 			"shop.demo.svc.cluster.local.": clusterIP.String(),
@@ -133,7 +133,8 @@ func host(a net.Addr) string {
 	return strings.TrimPrefix(h, "::ffff:")
 }
 
-func (w *world) serveUDP(at netip.AddrPort) {
+// serveUDP answers each datagram.
+func (w *world) serveUDP(at netip.AddrPort, answer func(from net.Addr, datagram []byte) []byte) {
 	c, err := net.ListenPacket("udp", at.String())
 	if err != nil {
 		w.t.Fatal(err)
@@ -146,10 +147,18 @@ func (w *world) serveUDP(at netip.AddrPort) {
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteTo(fmt.Appendf(nil, "service saw %s: %s\n", host(from), b[:n]), from)
+			_, _ = c.WriteTo(answer(from, b[:n]), from)
 		}
 	}()
 }
+
+// saw says whom the service saw.
+func saw(from net.Addr, datagram []byte) []byte {
+	return fmt.Appendf(nil, "service saw %s: %s\n", host(from), datagram)
+}
+
+// same is an echo.
+func same(_ net.Addr, datagram []byte) []byte { return datagram }
 
 // serveSink counts.
 func (w *world) serveSink() {
