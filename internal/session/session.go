@@ -302,8 +302,11 @@ func (*FilterError) Error() string {
 
 // Hint says what to do about it.
 func (*FilterError) Hint() string {
-	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration, or let who maintains the operator update it."
+	return otherAgent
 }
+
+// otherAgent is what to do about an agent that is older than this client.
+const otherAgent = "Use an agent image of this client's version: remove \"agent.image\" from the configuration, or let who maintains the operator update it."
 
 // TLSError says that an agent can't look into the target's TLS, without which a filter chooses nothing there.
 type TLSError struct{ Ports []uint16 }
@@ -315,7 +318,7 @@ func (e *TLSError) Error() string {
 
 // Hint says what to do about it.
 func (*TLSError) Hint() string {
-	return "Use an agent image of this client's version: remove \"agent.image\" from the configuration."
+	return otherAgent
 }
 
 func portList(ports []uint16) string {
