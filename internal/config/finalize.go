@@ -130,6 +130,9 @@ func (v *verifier) incoming() {
 	if incoming.Ports != nil && len(incoming.IgnorePorts) > 0 {
 		v.fail(path+".ignore_ports", "cannot be given together with ports", "keep ports, which says all that is taken")
 	}
+	if incoming.Probes == ProbesToLocal && incoming.Mode == IncomingMirror && !v.beforeProfile {
+		v.warn(path+".probes", "has no effect: during a mirror the target answers everything", "")
+	}
 	if incoming.Mode == IncomingSteal && v.c.Target.Path.Kind == Targetless && !v.undecided && !v.beforeProfile {
 		v.fail(path+".mode", "traffic can only be stolen from a target, and the session has none", `name one with target, or set the mode to "off"`)
 	}

@@ -3,6 +3,9 @@ package config_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,5 +240,27 @@ func TestProblemText(t *testing.T) {
 	list := &config.Problems{List: []config.Problem{p, {Message: "all is wrong"}}}
 	if got := list.Error(); got != "f.json:3:4: a.b: is wrong; mend it\nall is wrong" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// Any two of the seven filters contradict each other.
+func TestTwoFilters(t *testing.T) {
+	filters := map[string]string{
+		"header_filter": `"a: b"`, "path_filter": `"^/api"`, "method_filter": `"GET"`, "header_filter_jq": `"true"`,
+		"body_filter": `{"body": "json", "query": "$.a", "matches": "b"}`,
+		"all_of":      `[{"method": "GET"}]`, "any_of": `[{"path": "/"}]`,
+	}
+	names := slices.Sorted(maps.Keys(filters))
+	for i, a := range names {
+		for j, b := range names[i:] {
+			parts := fmt.Sprintf("%q: %s, %q: %s", a, filters[a], b, filters[b])
+			want := "there can be one filter"
+			if j == 0 {
+				parts, want = fmt.Sprintf("%q: %s", a, filters[a]), ""
+			}
+			text := `{"target": "pod/a", "feature": {"network": {"incoming": {"mode": "steal", "http_filter": {` + parts + `}}}}}`
+			_, _, err := finalize(t, text, config.FinalizeOptions{})
+			wants(t, err, want)
+		}
 	}
 }

@@ -30,6 +30,7 @@ func proofs() map[string]string {
 		incoming + "ignore_ports":        "TestIncomingPorts",
 		incoming + "ignore_localhost":    "TestIncomingPorts",
 		incoming + "on_concurrent_steal": "TestHTTPFilterOperator",
+		incoming + "probes":              "TestStealLeavesProbes",
 
 		filter + "header_filter":    "TestHTTPFilter",
 		filter + "path_filter":      "TestHTTPFilter",

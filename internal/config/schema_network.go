@@ -47,6 +47,11 @@ func networkFields() []Field {
 			Doc:  "What to do when another session steals the same port: abort ends the session, continue goes on and takes the port when it is free, override takes it at once. Without an operator it is continue.",
 		}),
 	}
+	fields = append(fields, incoming(Field{
+		Path: "probes", kind: kindText, Enum: []string{"target", "local"}, Default: string(ProbesToTarget),
+		bind: atText(func(c *Config) *ProbesTo { return &c.Feature.Network.Incoming.Probes }),
+		Doc:  "Who answers the kubelet's probes of a stolen port: the target, which is not restarted whatever the process does, or the process, which gets them as it gets other connections and requests. Not a field of the public mirrord.",
+	}))
 	for _, f := range httpFilterSchema() {
 		f.Path = "http_filter." + f.Path
 		fields = append(fields, incoming(f))

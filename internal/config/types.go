@@ -123,6 +123,8 @@ type Incoming struct {
 	IgnoreLocalhost bool `json:"ignore_localhost"`
 	// OnConcurrentSteal says what happens when another session steals the same port.
 	OnConcurrentSteal ConcurrentSteal `json:"on_concurrent_steal,omitempty"`
+	// Probes says who answers the kubelet's probes of a port that is stolen.
+	Probes ProbesTo `json:"probes,omitempty"`
 	// TLSDelivery is about requests that the agent took out of TLS; HTTPSDelivery is the same under
 	// its old name. See [Incoming.Delivery].
 	TLSDelivery   TLSDelivery `json:"tls_delivery,omitzero"`
@@ -137,6 +139,15 @@ const (
 	ConcurrentStealAbort    ConcurrentSteal = "abort" // default
 	ConcurrentStealOverride ConcurrentSteal = "override"
 	ConcurrentStealContinue ConcurrentSteal = "continue"
+)
+
+// ProbesTo says who answers the kubelet's probes during a steal.
+type ProbesTo string
+
+// Values of [ProbesTo].
+const (
+	ProbesToTarget ProbesTo = "target" // default
+	ProbesToLocal  ProbesTo = "local"  // they are connections like all others
 )
 
 // Outgoing configures connections that the local process makes.

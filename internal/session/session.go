@@ -351,6 +351,9 @@ func (s *session) able(w wire.Welcome) error {
 	if ports := s.sealed(in, w); len(ports) > 0 {
 		return &TLSError{ports}
 	}
+	if in.Mode == config.IncomingSteal && in.Probes == config.ProbesToLocal && !slices.Contains(w.Can, wire.CanTakeProbes) {
+		s.o.Observer.Event(Event{Kind: "notice", Warning: true, Text: "the agent is older than this client, and leaves the kubelet's probes with the target. " + otherAgent})
+	}
 	switch mode := in.Mode; {
 	case mode == config.IncomingSteal && w.StealProblem != "":
 		return s.incapable("the agent can't steal the target's connections: "+w.StealProblem, nil,

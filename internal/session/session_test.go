@@ -543,6 +543,24 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			r.cleaned()
 		}
 	})
+	t.Run("can't take probes", func(t *testing.T) {
+		for _, tt := range []struct {
+			in   config.Incoming
+			can  []string
+			told int
+		}{
+			{config.Incoming{Mode: config.IncomingSteal, Probes: config.ProbesToLocal}, nil, 1},
+			{config.Incoming{Mode: config.IncomingSteal, Probes: config.ProbesToLocal}, []string{wire.CanTakeProbes}, 0},
+			{config.Incoming{Mode: config.IncomingSteal, Probes: config.ProbesToTarget}, nil, 0},
+		} {
+			r := newRun(t)
+			r.config.Feature.Network.Incoming = tt.in
+			r.script.Welcome.Can = tt.can
+			if _, err := r.run(t.Context(), "true"); err != nil || r.observer.heard("notice") != tt.told {
+				t.Errorf("%+v with %v: error %v, heard %v", tt.in, tt.can, err, r.observer.all())
+			}
+		}
+	})
 	t.Run("can't mirror", func(t *testing.T) {
 		r := newRun(t)
 		r.config.Feature.Network.Incoming.Mode = config.IncomingMirror

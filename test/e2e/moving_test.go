@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -228,7 +229,7 @@ spec:
 }
 
 // TestStealLeavesProbes: the kubelet's probes keep reaching the pod, which is not restarted,
-// and the local process sees none of them.
+// and the local process sees none of them, unless it is to answer them.
 func TestStealLeavesProbes(t *testing.T) {
 	s := newStage(t)
 	http, grpc := freePort(t), freePort(t)
@@ -275,4 +276,18 @@ func TestStealLeavesProbes(t *testing.T) {
 			t.Errorf("container %s: %d restarts, ready %v", c.Name, c.RestartCount, c.Ready)
 		}
 	}
+	se = s.start(t, run{
+		config:  s.incoming(object{"mode": "steal", "probes": "local"}),
+		command: p.command(fmt.Sprintf("listen %d http", http)),
+	})
+	se.subscribed(http)
+	eventually(t, func() error {
+		for _, path := range []string{"/ready", "/live"} {
+			if !slices.ContainsFunc(se.requests(), func(r request) bool { return r.Path == path && strings.HasPrefix(r.Agent, "kube-probe/") }) {
+				return fmt.Errorf("the local process was not asked for %s: %+v", path, se.requests())
+			}
+		}
+		return nil
+	})
+	se.stop()
 }

@@ -114,7 +114,7 @@ func (s *session) welcome() *wire.Welcome {
 	w := s.w
 	m := &wire.Welcome{
 		Version: wire.Version, Agent: w.Version, Hostname: w.hostname, Targetless: w.Targetless,
-		Can: []string{wire.CanHTTPFilter, wire.CanTLS},
+		Can: []string{wire.CanHTTPFilter, wire.CanTLS, wire.CanTakeProbes},
 	}
 	s.welcomeFiles(m)
 	var err error

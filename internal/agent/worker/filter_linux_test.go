@@ -339,6 +339,15 @@ func TestFilterAndOthers(t *testing.T) {
 	} else if b, _ := io.ReadAll(res.Body); string(b) != "target /healthz " {
 		t.Errorf("a probe got %q", b)
 	}
+	// The operator's word about probes holds until the client wants them.
+	marked.TakeProbes = true
+	ann.subscribe(t, marked)
+	taken := p.dial(t, webAddr, nodeAddr)
+	_, _ = io.WriteString(taken, "GET /healthz HTTP/1.1\r\nHost: x\r\nX-User: x\r\nUser-Agent: kube-probe/1.37\r\n\r\n")
+	if res, err := http.ReadResponse(bufio.NewReader(taken), nil); err != nil || res.Header.Get(wire.MarkHeader) != wire.MarkSession {
+		t.Errorf("a probe that the client wants: %+v, %v", res, err)
+	}
+	marked.TakeProbes = false
 	marked.Filter = &httpfilter.Spec{Rule: httpfilter.Rule{Path: "^/y"}}
 	ann.subscribe(t, marked)
 	if who, res := send(t, c, "ann", ""); who != "target" || res.Header.Get(wire.MarkHeader) != wire.MarkApp {

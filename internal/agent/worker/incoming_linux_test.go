@@ -333,6 +333,15 @@ func TestSteal(t *testing.T) {
 			t.Errorf("incoming %+v", in)
 		}
 		reply(t, st, wire.Errno(syscall.ECONNREFUSED))
+		// Unless the client wants them.
+		probed.TakeProbes = true
+		c.subscribe(t, probed)
+		_, _ = io.WriteString(p.dial(t, podAddr, nodeAddr), request("kube-probe/1.37"))
+		st, in = c.incoming(t)
+		if in.Peer.Addr() != nodeAddr {
+			t.Errorf("incoming %+v", in)
+		}
+		reply(t, st, wire.Errno(syscall.ECONNREFUSED))
 	})
 
 	t.Run("probes that are under way", func(t *testing.T) {

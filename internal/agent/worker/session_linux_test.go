@@ -42,7 +42,7 @@ func TestWithoutRights(t *testing.T) {
 		Version: wire.Version, Agent: "test", Hostname: hostname, Addresses: addresses,
 		StealProblem: "no right to steal", MirrorProblem: "no right to mirror",
 		FilesProblem: "the target's process can't be seen from here, so its files are out of reach",
-		Can:          []string{wire.CanHTTPFilter, wire.CanTLS, wire.CanFiles},
+		Can:          []string{wire.CanHTTPFilter, wire.CanTLS, wire.CanTakeProbes, wire.CanFiles},
 	}
 	if diff := cmp.Diff(want, c.welcome, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("welcome (-want +got):\n%s", diff)

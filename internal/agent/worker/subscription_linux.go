@@ -68,6 +68,9 @@ func (in *incoming) newSubscription(l *link, req wire.Subscribe) (*subscription,
 		return nil, err
 	}
 	sub.ctx, sub.cancel = context.WithCancelCause(l.ctx)
+	if req.TakeProbes {
+		req.Probes = nil
+	}
 	for _, p := range req.Probes {
 		sub.probes = append(sub.probes, p.Kind)
 	}

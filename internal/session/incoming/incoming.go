@@ -299,6 +299,7 @@ func (p *Ports) take(q *port, listener netip.AddrPort) {
 func (p *Ports) subscribe(q *port) Event {
 	e := Event{Kind: Subscribed, Mode: p.mode, Local: q.listeners[0].Port(), Remote: q.remote}
 	sub := wire.Subscribe{Port: q.remote, Mode: p.mode}
+	sub.TakeProbes = p.mode == wire.Steal && p.opts.Config.Probes == config.ProbesToLocal
 	if f := p.opts.Config.HTTPFilter; f.Chooses(q.remote) {
 		e.Filtered, sub.Filter, sub.HTTP = true, f.Spec(), p.opts.HTTP
 		if p.opts.Delivery != nil && p.mode == wire.Steal {

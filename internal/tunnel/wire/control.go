@@ -84,6 +84,8 @@ const (
 	CanFiles = "files"
 	// CanTLS is about filters where the target terminates TLS.
 	CanTLS = "tls"
+	// CanTakeProbes is about TakeProbes in [Subscribe].
+	CanTakeProbes = "take-probes"
 )
 
 // Subscribe asks for the connections of one port of the target. A second subscription of
@@ -96,6 +98,9 @@ type Subscribe struct {
 	// ProbeSources are addresses that the kubelet probes from (the node's), beside the
 	// target's default gateways, which the agent knows itself.
 	ProbeSources []netip.Addr `json:"probeSources,omitempty"`
+	// TakeProbes leaves no probe with the target for this session's sake: they are connections
+	// like all others. Only for agents that announce [CanTakeProbes]: others ignore it.
+	TakeProbes bool `json:"takeProbes,omitempty"`
 	// Filter, when not nil, says which HTTP requests are wanted; everything else stays with
 	// the target. Each incoming stream then carries only such requests. Only for agents that
 	// announce [CanHTTPFilter]: others ignore it.
