@@ -66,12 +66,12 @@ spec:
 	return a
 }
 
-// oneSecure is a client that has one connection to the address, inside of TLS, which verifies the shop.
-func oneSecure(t *testing.T, a *tlstest.Authority, addr string, h2 bool) *http.Client {
+// oneSecure is a client that has one connection to the address, inside of TLS, which verifies the server's name.
+func oneSecure(t *testing.T, a *tlstest.Authority, name, addr string, h2 bool) *http.Client {
 	t.Helper()
 	tr := &http.Transport{
 		MaxConnsPerHost: 1, Protocols: new(http.Protocols),
-		TLSClientConfig: &tls.Config{RootCAs: a.Pool, ServerName: "shop.example"},
+		TLSClientConfig: &tls.Config{RootCAs: a.Pool, ServerName: name},
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		},
@@ -150,7 +150,7 @@ func TestTLSSteal(t *testing.T) {
 				protocols = append(protocols, true)
 			}
 			for _, h2 := range protocols {
-				c := oneSecure(t, authority, addr, h2)
+				c := oneSecure(t, authority, "shop.example", addr, h2)
 				for round := range 3 {
 					for _, r := range requests {
 						want := map[bool]string{false: "web", true: "laptop"}[r.chosen]
@@ -190,7 +190,7 @@ func TestTLSStays(t *testing.T) {
 		t.Helper()
 		se := s.start(t, run{config: config, command: laptop("laptop", port)})
 		se.subscribed(port)
-		a, err := mine.do(oneSecure(t, authority, addr, false), "https://shop.example/")
+		a, err := mine.do(oneSecure(t, authority, "shop.example", addr, false), "https://shop.example/")
 		if err != nil || a.Name != "web" {
 			t.Errorf("answered by %s: %v", a.Name, err)
 		}
@@ -234,7 +234,7 @@ func TestTLSStealOperator(t *testing.T) {
 	config["operator"] = true
 	se := s.start(t, run{config: config, command: laptop("laptop", port)})
 	se.subscribed(port)
-	c := oneSecure(t, authority, net.JoinHostPort(ip4, fmt.Sprint(port)), true)
+	c := oneSecure(t, authority, "shop.example", net.JoinHostPort(ip4, fmt.Sprint(port)), true)
 	for header, want := range map[string]string{"X-User: me": "laptop", "X-User: you": "web"} {
 		if a, err := (asked{path: "/", header: header}).do(c, "https://shop.example/"); err != nil || a.Name != want {
 			t.Errorf("%s: answered by %s, not by %s: %v", header, a.Name, want, err)

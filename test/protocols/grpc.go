@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
@@ -16,7 +18,16 @@ import (
 // The headers in which the server says who it is and whom it sees.
 const serverHeader, peerHeader = "protocols-server", "protocols-peer"
 
-func serveGRPC(ctx context.Context, name, addr string) error {
+// serveGRPC serves inside of TLS when it has a certificate.
+func serveGRPC(ctx context.Context, name, addr, cert, key string) error {
+	var options []grpc.ServerOption
+	if cert != "" {
+		secure, err := credentials.NewServerTLSFromFile(cert, key)
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(secure))
+	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return err
@@ -28,17 +39,44 @@ func serveGRPC(ctx context.Context, name, addr string) error {
 		}
 		return handle(ctx, req)
 	}
-	s := grpc.NewServer(grpc.UnaryInterceptor(introduce))
+	s := grpc.NewServer(append(options, grpc.UnaryInterceptor(introduce))...)
 	testgrpc.RegisterTestServiceServer(s, interop.NewTestServer())
 	end := context.AfterFunc(ctx, s.Stop)
 	defer end()
 	return s.Serve(l)
 }
 
+// grpcOptions are for a client: the authority and the name of a server inside of TLS, and what to send with each
+// call, as KEY=VALUE. The zero value is none of it.
+type grpcOptions struct{ ca, serverName, metadata string }
+
+func (o grpcOptions) dial(addr string) (*grpc.ClientConn, error) {
+	secure := insecure.NewCredentials()
+	if o.ca != "" {
+		var err error
+		if secure, err = credentials.NewClientTLSFromFile(o.ca, o.serverName); err != nil {
+			return nil, err
+		}
+	}
+	with := func(ctx context.Context) context.Context {
+		if key, value, ok := strings.Cut(o.metadata, "="); ok {
+			return metadata.AppendToOutgoingContext(ctx, key, value)
+		}
+		return ctx
+	}
+	return grpc.NewClient(addr, grpc.WithTransportCredentials(secure),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return invoke(with(ctx), method, req, reply, cc, opts...)
+		}),
+		grpc.WithStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return stream(with(ctx), desc, cc, method, opts...)
+		}))
+}
+
 // askGRPC runs the interoperability cases of the gRPC project. They end the process when one fails.
-func askGRPC(ctx context.Context, addr string) (*report, error) {
+func askGRPC(ctx context.Context, addr string, o grpcOptions) (*report, error) {
 	r := &report{}
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := o.dial(addr)
 	if err != nil {
 		return r, err
 	}
