@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,7 +27,8 @@ import (
 // The addresses of the fake target. Everything else is local.
 //
 //	198.51.100.1, 2001:db8::1    the servers of the test, on loopback
-//	198.51.100.2                 the same, 300 ms away
+//	198.51.100.2                 the same, as far away as fakeTarget says
+//	198.51.100.3, 198.51.100.4   the same; the first lets go on what waits for a gate, the second waits until something does
 //	198.51.100.61 ... 64         fail with the errno of failures
 //	198.51.100.65                never answers
 //	198.51.100.53                a name server, and every port 53
@@ -44,8 +46,10 @@ var (
 
 // fakeTarget is a Network below which there are real servers on loopback.
 type fakeTarget struct {
-	// far is the delay of 198.51.100.2.
-	far time.Duration
+	// far is the delay of 198.51.100.2; with a gate, each connection to it takes something from that instead.
+	far     time.Duration
+	gate    chan struct{}
+	waiting atomic.Int32 // at the gate
 	// folder is what is the target's /target. Its abstract names start with
 	// "target".
 	folder string
@@ -144,10 +148,18 @@ func (n *fakeTarget) DialTCP(ctx context.Context, dst netip.AddrPort) (Conn, err
 		<-ctx.Done()
 		return nil, ctx.Err()
 	case "198.51.100.2":
-		select {
-		case <-time.After(n.far):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := n.arrive(ctx); err != nil {
+			return nil, err
+		}
+	case "198.51.100.3":
+		n.gate <- struct{}{}
+	case "198.51.100.4":
+		for n.waiting.Load() == 0 {
+			select {
+			case <-time.After(time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
 	default:
 		if e, ok := failures[a]; ok {
@@ -160,6 +172,26 @@ func (n *fakeTarget) DialTCP(ctx context.Context, dst netip.AddrPort) (Conn, err
 		return nil, err
 	}
 	return c.(*net.TCPConn), nil
+}
+
+// newGate is room for more than any program lets go on at a time.
+func newGate() chan struct{} { return make(chan struct{}, 16) }
+
+// arrive takes the time that 198.51.100.2 is away.
+func (n *fakeTarget) arrive(ctx context.Context) error {
+	var delay <-chan time.Time
+	if n.gate == nil {
+		delay = time.After(n.far)
+	}
+	n.waiting.Add(1)
+	defer n.waiting.Add(-1)
+	select {
+	case <-n.gate:
+	case <-delay:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
 }
 
 func (n *fakeTarget) OpenUDP(context.Context) (PacketConn, error) {

@@ -73,7 +73,8 @@ except KeyboardInterrupt:
 func TestStoppedConnect(t *testing.T) {
 	t.Parallel()
 	s := serveAll(t)
-	r := launch(t, &fakeTarget{far: 3 * time.Second}, nil, "python3", "-c", `
+	n := &fakeTarget{gate: newGate()}
+	r := launch(t, n, nil, "python3", "-c", `
 import socket, sys
 print("connecting", flush=True)
 s = socket.create_connection(("198.51.100.2", int(sys.argv[1]))); s.sendall(b"ping"); print("got", s.recv(4))
@@ -86,6 +87,7 @@ s = socket.create_connection(("198.51.100.2", int(sys.argv[1]))); s.sendall(b"pi
 		return strings.Contains(string(b), "\nState:\tT")
 	})
 	_ = r.Signal(syscall.SIGCONT)
+	n.gate <- struct{}{}
 	if out := r.succeed(); !strings.Contains(out, "got b'ping'") {
 		t.Errorf("output %q", out)
 	}

@@ -111,7 +111,7 @@ func TestOwnPort(t *testing.T) {
 	const script = `
 import socket, sys
 l = socket.socket(); l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); l.bind(("127.0.0.1", 5678)); l.listen(4)
-c = socket.create_connection(("127.0.0.1", 5678), 10); print("own", l.accept()[1][1] == c.getsockname()[1])
+c = socket.create_connection(("127.0.0.1", 5678), 60); print("own", l.accept()[1][1] == c.getsockname()[1])
 c = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60); c.sendall(b"x"); print("debugger", c.recv(1))
 `
 	if out := launch(t, n, set, "python3", "-c", script, port, "debug="+port).succeed(); out != "own True\ndebugger b'x'\n" {

@@ -52,7 +52,7 @@ func serveAll(t *testing.T) servers {
 const pythonClient = `
 import socket, sys, asyncio, errno, urllib.request
 tcp, udp, http = map(int, sys.argv[1:])
-s = socket.create_connection(("198.51.100.1", tcp), 10); s.sendall(b"py"); print("socket", s.recv(9), s.getpeername()); s.close()
+s = socket.create_connection(("198.51.100.1", tcp), 60); s.sendall(b"py"); print("socket", s.recv(9), s.getpeername()); s.close()
 for host, want in ("198.51.100.61", errno.ECONNREFUSED), ("198.51.100.63", errno.EHOSTUNREACH), ("198.51.100.62", errno.ETIMEDOUT):
     for timeout in None, 60:
         s = socket.socket(); s.settimeout(timeout)

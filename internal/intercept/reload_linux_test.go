@@ -77,7 +77,7 @@ m = socket.socket(); m.bind(("127.0.0.1", 0)); m.listen(4); print("listens", m.g
 if os.fork() == 0:
     c = socket.create_connection(("198.51.100.1", port), 60); c.sendall(b"y"); print("child", c.recv(1), flush=True); os._exit(0)
 os.wait()
-os.execvp("python3", ["python3", "-c", "import socket, sys; c = socket.create_connection(('198.51.100.1', %d), 10); c.sendall(b'z'); print('program', c.recv(1))" % port])
+os.execvp("python3", ["python3", "-c", "import socket, sys; c = socket.create_connection(('198.51.100.1', %d), 60); c.sendall(b'z'); print('program', c.recv(1))" % port])
 `
 	n := &fakeTarget{}
 	port := serveTCP(t, "tcp4", echo)

@@ -44,7 +44,7 @@ func TestMissingSupport(t *testing.T) {
 // Kernels before 6.9 have pidfds of processes only.
 func TestWithoutThreadPidfds(t *testing.T) {
 	port, port6 := serveTCP(t, "tcp4", echoOrReset), serveTCP(t, "tcp6", echoOrReset)
-	r := launch(t, &fakeTarget{far: farAway}, nil, "sh", "-c", `read x; exec "$0" "$@"`, cProgram(t, "glibc", "tcp"), port, port6)
+	r := launch(t, &fakeTarget{gate: newGate()}, nil, "sh", "-c", `read x; exec "$0" "$@"`, cProgram(t, "glibc", "tcp"), port, port6)
 	r.tasks.mu.Lock()
 	r.tasks.processOnly = true
 	r.tasks.mu.Unlock()

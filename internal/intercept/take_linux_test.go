@@ -50,6 +50,9 @@ func TestTakeDoesNotBlock(t *testing.T) {
 		if err := unix.Connect(c, sockaddr(addr, unix.AF_INET)); err != nil {
 			t.Fatal(err)
 		}
+		// The connection is there when the client's last packet has come, which may be after its connect has returned.
+		ready := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
+		eventually(t, "a connection waits", func() bool { n, _ := unix.Poll(ready, 1000); return n == 1 })
 		var taken atomic.Int32
 		var all sync.WaitGroup
 		for range 8 {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"testing"
-	"time"
 )
 
 // cProgram compiles a program of testdata with one of the C libraries.
@@ -39,15 +38,12 @@ func echoOrReset(c *net.TCPConn) {
 	echo(c)
 }
 
-// farAway is how far 198.51.100.2 is for the C programs, whose FAR it is. What they do meanwhile may take a busy machine a while.
-const farAway = 1500 * time.Millisecond
-
 func TestConnectSemantics(t *testing.T) {
 	for _, kind := range []string{"glibc", "glibc static", "musl static"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			port, port6 := serveTCP(t, "tcp4", echoOrReset), serveTCP(t, "tcp6", echoOrReset)
-			launch(t, &fakeTarget{far: farAway}, nil, cProgram(t, kind, "tcp"), port, port6).succeed()
+			launch(t, &fakeTarget{gate: newGate()}, nil, cProgram(t, kind, "tcp"), port, port6).succeed()
 		})
 	}
 }

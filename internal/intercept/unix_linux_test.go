@@ -51,8 +51,8 @@ l = socket.socket(socket.AF_UNIX); l.bind("\0target-own-" + sys.argv[2]); l.list
 c = socket.socket(socket.AF_UNIX); c.connect("\0target-own-" + sys.argv[2]); c.sendall(b"own"); print("own listener:", l.accept()[0].recv(9).decode())
 class Alarm(Exception): pass
 def alarm(*_): raise Alarm
-signal.signal(signal.SIGALRM, alarm); signal.alarm(1)
-try: ask(socket.SOCK_STREAM, "/target/never"); print("never: connected")
+signal.signal(signal.SIGALRM, alarm)
+try: signal.alarm(1); ask(socket.SOCK_STREAM, "/target/never"); print("never: connected")
 except Alarm: print("never: interrupted")
 d = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 try: d.connect("/target/stream")

@@ -57,7 +57,7 @@ func withoutPtraceRight(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(testTime, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	var said []string
 	served := 0

@@ -25,7 +25,7 @@ public class Child {
 			Selector sel = Selector.open();
 			SelectionKey k = c.register(sel, SelectionKey.OP_CONNECT);
 			c.connect(new InetSocketAddress(host, port));
-			sel.select(10000);
+			sel.select(60000);
 			System.out.println("nio " + c.finishConnect());
 		}
 		try {
@@ -38,7 +38,7 @@ public class Child {
 			Selector sel = Selector.open();
 			c.register(sel, SelectionKey.OP_CONNECT);
 			c.connect(new InetSocketAddress("198.51.100.63", 80));
-			sel.select(10000);
+			sel.select(60000);
 			c.finishConnect();
 		} catch (IOException e) {
 			System.out.println("selector: " + e.getMessage());

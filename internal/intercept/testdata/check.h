@@ -24,9 +24,8 @@
 
 static int failures;
 
-// How long to wait for what must happen, in ms, and how far away 198.51.100.2 is, in s: as the tests say.
-#define PATIENCE 30000
-#define FAR 1.5
+// How long to wait for what must happen, in ms.
+#define PATIENCE 60000
 
 #define CHECK(cond, ...)                                        \
 	do {                                                    \
