@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,13 +34,7 @@ func TestAbort(t *testing.T) {
 				}
 				return answer(m)
 			}
-			// A port that the process asked for: the kernel's choice stands for none of the target.
-			free, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = free.Close()
-			l, err := net.Listen("tcp", free.Addr().String())
+			l, err := listenAsked(func(netip.AddrPort) {})
 			if err != nil {
 				t.Fatal(err)
 			}
