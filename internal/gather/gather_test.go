@@ -235,8 +235,20 @@ func TestTLSReadsManyRecords(t *testing.T) {
 	}
 }
 
-// Close ends a write that nobody takes.
+// Close ends a write that nobody takes, sooner than TLS would by itself, which waits for 5 seconds. A machine may stall for
+// that long once.
 func TestTLSClosesWhileWriting(t *testing.T) {
+	var took time.Duration
+	for range 3 {
+		if took = closeWhileWriting(t); took < 4*time.Second {
+			return
+		}
+	}
+	t.Errorf("closing took %v", took)
+}
+
+func closeWhileWriting(t *testing.T) time.Duration {
+	t.Helper()
 	a, b, err := secured(t)
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +264,5 @@ func TestTLSClosesWhileWriting(t *testing.T) {
 	if err := <-wrote; err == nil {
 		t.Error("it was written")
 	}
-	if took := time.Since(began); took > 4*time.Second { // TLS waits for 5
-		t.Errorf("closing took %v", took)
-	}
+	return time.Since(began)
 }

@@ -83,7 +83,7 @@ func pair(t *testing.T, fs FS) *Client {
 
 // TestReadAhead: sequential reads have many pieces on their way at once, and ask for each once; others have only their own.
 func TestReadAhead(t *testing.T) {
-	m := &memory{size: 16 << 20, delay: 2 * time.Millisecond}
+	m := &memory{size: 16 << 20, delay: 20 * time.Millisecond}
 	c := pair(t, m)
 	f, err := c.Open(t.Context(), "/x", Read, 0)
 	if err != nil {

@@ -247,7 +247,9 @@ func debugpy(t *testing.T, w *world, s *tools) {
 		t.Fatal(err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", debugpyPort)
-	r := w.session(t, python, "-m", "debugpy", "--listen", address, "--wait-for-client", source, shopPort)
+	// Its two processes wait 10 and 15 seconds for each other, which a busy machine may take longer for.
+	t.Setenv("DEBUGPY_PROCESS_SPAWN_TIMEOUT", "60")
+	r := w.session(t, "sh", "-c", `for i in 1 2 3; do "$@" && exit; done`, "sh", python, "-m", "debugpy", "--listen", address, "--wait-for-client", source, shopPort)
 	e := newEditor(t, address)
 	w.staysLocal(t, debugpyPort)
 	e.ask("initialize", map[string]any{"adapterID": "test", "pathFormat": "path", "linesStartAt1": true})

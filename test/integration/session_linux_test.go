@@ -172,7 +172,36 @@ func (w *world) serving(t *testing.T, mode config.IncomingMode, addr string) *ru
 	if err := r.out.await(t.Context(), "listening"); err != nil {
 		t.Fatal(err)
 	}
+	if mode != config.IncomingOff {
+		r.subscribed()
+	}
 	return r
+}
+
+// subscribed waits until the session has a port. A listen call does not wait for that for ever.
+func (r *run) subscribed() {
+	r.t.Helper()
+	for late := time.After(patience); ; {
+		select {
+		case e := <-r.events:
+			if e.Kind == "port-subscribed" {
+				return
+			}
+		case <-late:
+			r.t.Fatal("the session does not get its port")
+		}
+	}
+}
+
+// gone checks that nothing is left of a process, once somebody has collected it.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	within(t, patience, func() error {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("process %d is still there (%v)", pid, err) //nolint:errorlint // it may be nil
+		}
+		return nil
+	})
 }
 
 func (r *run) stop() {
@@ -383,6 +412,7 @@ func refused(t *testing.T, w *world) {
 	if err := r.out.await(t.Context(), "listening"); err != nil {
 		t.Fatal(err)
 	}
+	r.subscribed()
 	if got, err := w.ask(podApp, "close"); err != nil || !strings.HasPrefix(got, "local saw") {
 		t.Fatalf("answer %q, %v", got, err)
 	}
@@ -500,9 +530,7 @@ func agentKilled(t *testing.T, w *world) {
 	if !errors.As(r.err, &lost) || r.status.Code != 1 {
 		t.Errorf("the session ended with %d, %v, want a lost tunnel", r.status.Code, r.err)
 	}
-	if err := syscall.Kill(r.pid, 0); !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("the process is still there: %v", err)
-	}
+	gone(t, r.pid)
 }
 
 // clientKilled ends the local process hard: nothing of it may remain.
@@ -536,8 +564,5 @@ func shellEnds(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("the server is still there: %v", err)
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
+	gone(t, pid)
 }

@@ -45,18 +45,19 @@ func (w *world) reloads(t *testing.T, shop, source string, command ...string) {
 			t.Fatal(err)
 		}
 		was := "v" + string(version[1]-1)
-		// Written again when nothing happens: a watcher that is still looking around does not see the first change.
-		for tries := 0; ; tries++ {
+		// Written again when nothing happens: a watcher that is still looking around does not see the first change. Later and
+		// later, since each change may begin a build anew.
+		for wait := 4 * time.Second; ; wait *= 2 {
 			if err := os.WriteFile(source, []byte(strings.Replace(string(b), was, version, 1)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			err := r.out.await(ctx, "listening "+version)
 			cancel()
 			if err == nil {
 				break
 			}
-			if tries == 5 {
+			if wait > patience {
 				t.Fatal(err)
 			}
 		}

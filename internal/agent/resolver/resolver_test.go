@@ -17,7 +17,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
-const podConf = "nameserver 127.0.0.1\nsearch prod.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5 timeout:1 attempts:2\n"
+const podConf = "nameserver 127.0.0.1\nsearch prod.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5 timeout:5 attempts:5\n"
 
 func TestSearch(t *testing.T) {
 	s := newServer(t, "127.0.0.1", 0, zone(t,

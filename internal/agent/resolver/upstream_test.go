@@ -17,10 +17,11 @@ func TestFailover(t *testing.T) {
 	good := newServer(t, "127.0.0.3", 0, zone(t, "x.test. 0 IN A 10.0.0.1"))
 	port := good.addr.Port()
 	bad := newServer(t, "127.0.0.2", port, nil)
-	// Nobody listens on 127.0.0.1 at that port.
-	m := newMachine(t, port, "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions timeout:2 attempts:1\n", "")
+	// Nobody listens on 127.0.0.1 at that port. More attempts than the one that it takes, for when this machine stalls.
+	m := newMachine(t, port, "nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions timeout:2 attempts:5\n", "")
+	failure := func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) }
 	for name, handler := range map[string]func(*dns.Msg, bool) *dns.Msg{
-		"SERVFAIL": func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) },
+		"SERVFAIL": failure,
 		"REFUSED without the question": func(q *dns.Msg, _ bool) *dns.Msg {
 			r := new(dns.Msg).SetRcode(q, dns.RcodeRefused)
 			r.Question = nil
@@ -43,7 +44,8 @@ func TestFailover(t *testing.T) {
 			t.Errorf("after %s: %s", name, got)
 		}
 	}
-	good.serve(func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) })
+	bad.serve(failure)
+	good.serve(failure)
 	if got := m.ask(t, "x.test.", dns.TypeA); got != "SERVFAIL" {
 		t.Errorf("all have failed: %s", got)
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -91,6 +92,8 @@ func Cable(t testing.TB, a, b *Namespace, aAddrs, bAddrs []netip.Prefix) {
 	})
 	a.Must(t, func() error { return plug(aAddrs) })
 	b.Must(t, func() error { return plug(bAddrs) })
+	a.Must(t, connected)
+	b.Must(t, connected)
 	a.Must(t, func() error {
 		seen := map[int]bool{}
 		for _, p := range bAddrs {
@@ -121,6 +124,22 @@ func plug(addrs []netip.Prefix) error {
 		}
 	}
 	return netlink.LinkSetUp(eth)
+}
+
+// connected waits until the kernel has noticed that both ends are up; before that, it drops what is sent.
+func connected() error {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		eth, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		switch state := eth.Attrs().OperState; {
+		case state == netlink.OperUp || state == netlink.OperUnknown:
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("eth0 is %v a minute after both of its ends were set up", state)
+		}
+	}
 }
 
 // onOwnThread runs f on a thread that ends with it. That is never the main thread, which does

@@ -150,7 +150,10 @@ func (d destination) Dial(ctx context.Context) (httpsplit.Conn, error) {
 }
 
 // front serves connections as the agent does; what has "X-User: me" is mine.
-func (s *shop) front(t *testing.T) string {
+func (s *shop) front(t *testing.T) string { return s.frontThatWaits(t, time.Minute) }
+
+// frontThatWaits takes a client for silent after that time.
+func (s *shop) frontThatWaits(t *testing.T, silence time.Duration) string {
 	t.Helper()
 	p, err := New(slog.New(slog.NewTextHandler(t.Output(), nil)), s.config, s.files)
 	if err != nil {
@@ -173,7 +176,7 @@ func (s *shop) front(t *testing.T) string {
 				return
 			}
 			all.Go(func() {
-				plain, info, err := p.Accept(ctx, c.(*net.TCPConn), 300*time.Millisecond)
+				plain, info, err := p.Accept(ctx, c.(*net.TCPConn), silence)
 				if err != nil {
 					_ = c.Close()
 					return
@@ -212,7 +215,7 @@ func client(t *testing.T, front string, c *tls.Config, http2 bool) *http.Client 
 		},
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func get(c *http.Client, url string, mine bool) (string, error) {
@@ -287,7 +290,7 @@ func TestSilence(t *testing.T) {
 		}
 	}()
 	s.app = destination(l.Addr().String())
-	c, err := net.Dial("tcp", s.front(t))
+	c, err := net.Dial("tcp", s.frontThatWaits(t, 50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

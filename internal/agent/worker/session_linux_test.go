@@ -181,7 +181,7 @@ func TestNobodyComes(t *testing.T) {
 func TestClientLostForGood(t *testing.T) {
 	a := run(t, func(c *Config) {
 		withoutRights(c)
-		c.Timeout = 3 * time.Second // also for the client to come
+		c.Timeout = 10 * time.Second // also for the client to come
 	})
 	c := a.client(t)
 	c.request(t, wire.Control{Unsubscribe: &wire.Unsubscribe{Port: 1}})
