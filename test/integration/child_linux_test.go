@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -112,7 +113,7 @@ func sendTo(addr string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s from %s\n", strings.TrimSpace(string(b[:n])), from)
+	fmt.Printf("%s from %s\n", strings.TrimSpace(string(b[:n])), netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	return nil
 }
 

@@ -217,6 +217,9 @@ const (
 func (s *splitter) respond(u *upstream, req *head, body *sending) (resp *head, what ending, err error) {
 	for first := true; ; first = false {
 		if err := s.awaitResponse(u, body); err != nil {
+			if u.dst != s.o.App {
+				s.stop(u, body) // who reads an unclear body may hang up before we have seen that it is one
+			}
 			if body.unclear() {
 				return nil, framed, s.answer(req, badRequest, unclearBody)
 			}
