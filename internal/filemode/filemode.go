@@ -98,6 +98,9 @@ type policy struct{ readOnly, local, notFound []*regexp.Regexp }
 
 // Compile makes rules of a configuration.
 func Compile(fs Settings, policies []Policy, laptop Laptop) (*Rules, error) {
+	if laptop.Home != "" {
+		laptop.Home = path.Clean(laptop.Home) // names that are compared with it are clean
+	}
 	r := &Rules{mode: fs.Mode, laptop: laptop}
 	r.local, r.above = laptop.brought()
 	for _, l := range []struct {

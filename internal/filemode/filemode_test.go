@@ -48,6 +48,7 @@ func TestDecide(t *testing.T) {
 		{name: "above home", fs: Settings{Mode: read}, path: "/home", want: Local},
 		{name: "credentials", fs: Settings{Mode: read}, path: "/home/dev/.aws/credentials", want: NotFound},
 		{name: "no credentials", fs: Settings{Mode: read}, path: "/home/dev/.awsome", want: Local},
+		{name: "credentials, of a home that is not clean", fs: Settings{Mode: read}, laptop: Laptop{Home: "/home//dev/", Dir: "/x"}, path: "/home/dev/.aws/credentials", want: NotFound},
 		{name: "working directory", fs: Settings{Mode: write}, path: "/data/shop/a", write: true, want: Local},
 		{name: "above it", fs: Settings{Mode: read}, path: "/data", want: Local},
 		{name: "beside it", fs: Settings{Mode: read}, path: "/data/shopping", want: ReadOnly},
