@@ -23,6 +23,7 @@ type opener struct {
 	waiting map[uint64]chan opened
 	ended   bool
 	done    chan struct{} // closed when the reading has ended
+	closing sync.Once
 }
 
 type opened struct {
@@ -168,10 +169,12 @@ func (o *opener) open(name string, flags int) (int, error) {
 	return got.fd, nil
 }
 
-// close ends the holder, and with it the mount as soon as no file of it is open.
+// close ends the holder, and with it the mount as soon as no file of it is open. It may be called again.
 func (o *opener) close() {
-	_ = unix.Shutdown(o.socket, unix.SHUT_RDWR)
-	<-o.done
-	_ = unix.Close(o.socket)
-	_ = o.cmd.Wait()
+	o.closing.Do(func() {
+		_ = unix.Shutdown(o.socket, unix.SHUT_RDWR)
+		<-o.done
+		_ = unix.Close(o.socket)
+		_ = o.cmd.Wait()
+	})
 }

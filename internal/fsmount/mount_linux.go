@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -27,7 +26,6 @@ type Mount struct {
 	dev    uint64
 	served chan struct{} // closed when nobody serves the mount any more
 	cancel context.CancelFunc
-	ending sync.Once
 }
 
 // abandon is how long Close waits for files of the mount that are still open elsewhere.
@@ -151,7 +149,7 @@ func (m *Mount) Close() error {
 }
 
 func (m *Mount) close() {
-	m.ending.Do(m.opener.close)
+	m.opener.close()
 	t := time.NewTimer(abandon)
 	defer t.Stop()
 	select {
