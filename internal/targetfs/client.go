@@ -25,7 +25,8 @@ type Client struct {
 	frames chan frame    // to the writer
 	slots  chan struct{} // one for each call
 	writes chan struct{} // one for each call with data
-	ahead  chan struct{} // one for each block that is read ahead
+
+	readers readers // of files, ahead
 
 	// changes counts writes: what was read ahead before one is not used after it.
 	changes atomic.Uint64
@@ -66,7 +67,7 @@ type frame struct {
 func NewClient(conn io.ReadWriteCloser) *Client {
 	c := &Client{
 		conn: conn, frames: make(chan frame, maxCalls), slots: make(chan struct{}, maxCalls), writes: make(chan struct{}, maxWrites),
-		ahead: make(chan struct{}, maxAhead), calls: map[uint32]*call{}, closes: make(chan struct{}, 1), done: make(chan struct{}),
+		calls: map[uint32]*call{}, closes: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	c.workers.Go(c.read)
 	c.workers.Go(c.write)

@@ -12,7 +12,7 @@ import (
 const (
 	// maxWindow is how far a file is read ahead, in bytes: what a link of 100 MiB/s carries in 40 ms.
 	maxWindow = 4 << 20
-	// maxAhead bounds the blocks that are read ahead for all files of a client.
+	// maxAhead bounds the blocks that are read ahead for all files of a client, and so the memory that they take.
 	maxAhead = 64
 	// slack is how far reads may be out of order and still count as sequential: a kernel asks for several pieces at once.
 	slack = 1 << 20
@@ -39,9 +39,10 @@ type file struct {
 
 // block is a piece of a file that was asked for.
 type block struct {
-	off  int64
-	size int
-	call *call
+	off   int64
+	size  int
+	call  *call
+	ahead bool // it has one of the client's places for what is read ahead
 }
 
 // toEnd is the size of a block that reaches to the end of its file, so that reads behind that meet it.
@@ -70,7 +71,7 @@ func newFile(c *Client, path string, flags OpenFlags, r *reply, changes uint64) 
 		if int64(size) == r.attr.Size {
 			size, f.end = toEnd, r.attr.Size
 		}
-		f.blocks = []*block{{0, size, done}}
+		f.blocks = []*block{{size: size, call: done}}
 	}
 	return f
 }
@@ -140,15 +141,18 @@ func (f *file) plan(off int64, size int) []*block {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if now := f.c.changes.Load(); now != f.changes {
-		f.blocks, f.end, f.changes = nil, -1, now
+		f.discard(every)
+		f.end, f.changes = -1, now
 	}
 	to := off + int64(size)
 	sequential := off >= f.next-slack && off <= f.next+slack && off > 0
 	if !sequential && off != 0 {
-		f.blocks, f.window = nil, 0
+		f.discard(every)
+		f.window = 0
 	}
 	if slices.ContainsFunc(f.blocks, (*block).stale) {
-		f.blocks, f.end = nil, -1
+		f.discard(every)
+		f.end = -1
 	}
 	var parts []*block
 	at := off
@@ -169,7 +173,7 @@ func (f *file) plan(off int64, size int) []*block {
 	}
 	own(to)
 	// What was read to its end is not kept: the file may change.
-	f.blocks = slices.DeleteFunc(f.blocks, func(k *block) bool { return k.end() <= to })
+	f.discard(func(k *block) bool { return k.end() <= to })
 	f.next = max(to, f.next)
 	if !sequential {
 		f.next = to
@@ -187,19 +191,17 @@ func (f *file) readOn(to int64) {
 		at = max(at, f.blocks[n-1].end())
 	}
 	for at < to+f.window && (f.end < 0 || at < f.end) && at < max(f.attr.Size, to+1) {
-		select {
-		case f.c.ahead <- struct{}{}:
-		default:
+		if !f.c.readers.room(f) {
 			return
 		}
 		select {
 		case f.c.slots <- struct{}{}:
 		default:
-			<-f.c.ahead
+			f.c.readers.leave(f, 1)
 			return
 		}
-		k := &block{off: at, size: MaxData}
-		k.call = f.c.start(&request{op: opRead, handle: f.handle, off: at, size: MaxData}, f.c.slots, f.c.ahead)
+		k := &block{off: at, size: MaxData, ahead: true}
+		k.call = f.c.start(&request{op: opRead, handle: f.handle, off: at, size: MaxData}, f.c.slots)
 		f.blocks = append(f.blocks, k)
 		at += MaxData
 	}
@@ -209,14 +211,31 @@ func (f *file) readOn(to int64) {
 func (f *file) ended(at int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.end, f.blocks, f.window = at, nil, 0
+	f.discard(every)
+	f.end, f.window = at, 0
 }
 
 // drop forgets what was read ahead.
 func (f *file) drop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.blocks, f.window = nil, 0
+	f.discard(every)
+	f.window = 0
+}
+
+func every(*block) bool { return true }
+
+// discard forgets blocks, and gives their places back. The caller holds mu.
+func (f *file) discard(which func(*block) bool) {
+	places := 0
+	f.blocks = slices.DeleteFunc(f.blocks, func(k *block) bool {
+		gone := which(k)
+		if gone && k.ahead {
+			places++
+		}
+		return gone
+	})
+	f.c.readers.leave(f, places)
 }
 
 // WriteAt implements [File].
