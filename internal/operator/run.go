@@ -50,6 +50,7 @@ func Run(ctx context.Context, o *options.Options, log *slog.Logger) error {
 		return err
 	}
 	defer p.agents.Close()
+	defer p.listener.Close() // the server's, but it may come to none
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)

@@ -8,13 +8,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
-// removeIdle removes agents that nobody has needed for a while, of whatever version, and what is known of
-// sessions that nobody knows.
+// removeIdle removes agents that nobody has needed for a while, of whatever version, sessions that nobody
+// knows, and what is known of those.
 func (r *Reconciler) removeIdle(ctx context.Context) {
 	every := min(max(r.AgentIdleTimeout/4, time.Second), 15*time.Second)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	idle := map[string]time.Time{}
+	idle, strays := map[string]time.Time{}, map[stray]time.Time{}
 	for {
 		select {
 		case <-tick.C:
@@ -22,19 +22,19 @@ func (r *Reconciler) removeIdle(ctx context.Context) {
 			return
 		}
 		idle = r.idlePods(ctx, idle)
+		strays = r.strays(ctx, strays)
 	}
 }
 
 // idlePods removes what was idle for long enough, and returns since when the others are.
 func (r *Reconciler) idlePods(ctx context.Context, before map[string]time.Time) map[string]time.Time {
-	used, known := map[string]bool{}, map[string]bool{}
+	used := map[string]bool{}
 	for _, rec := range r.Records.All() {
-		known[rec.Name] = true
 		for _, route := range rec.Routes {
 			used[route.AgentUID] = true
 		}
 	}
-	r.nodes.prune(known)
+	r.nodes.prune(r.known())
 	after := map[string]time.Time{}
 	for _, pod := range r.Agents.Pods() {
 		uid := string(pod.UID)

@@ -74,6 +74,14 @@ func (n *nodes) prune(known map[string]bool) {
 	}
 }
 
+// restart forgets the ends that were heard of: who looks after sessions once more knows nothing of
+// what became of them in the meantime.
+func (n *nodes) restart() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.ended)
+}
+
 // registered says that a session is at an attachment anew.
 func (n *nodes) registered(session, attachment string) {
 	n.mu.Lock()
@@ -194,11 +202,12 @@ const followPause = time.Second
 
 // follow listens to one agent.
 func (r *Reconciler) follow(ctx context.Context, a *agents.Agent) {
-	defer r.nodes.drop(a.UID)
+	var said *node
+	defer func() { r.nodes.drop(a.UID, said) }()
 	for ctx.Err() == nil {
-		r.nodes.reset(a.UID)
+		said = r.nodes.reset(a.UID)
 		err := r.Agents.Client(a).Events(ctx, func(e nodeapi.Event) error {
-			r.heard(ctx, a, e)
+			r.heard(ctx, a, said, e)
 			return nil
 		})
 		if ctx.Err() != nil {
@@ -212,22 +221,32 @@ func (r *Reconciler) follow(ctx context.Context, a *agents.Agent) {
 	}
 }
 
-func (n *nodes) reset(uid string) {
+// reset begins to listen to an agent: what it says from now on counts.
+func (n *nodes) reset(uid string) *node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.agents[uid] = &node{states: map[at]nodeapi.SessionState{}}
+	said := &node{states: map[at]nodeapi.SessionState{}}
+	n.agents[uid] = said
+	return said
 }
 
-func (n *nodes) drop(uid string) {
+// drop forgets what an agent has said, unless somebody listens to it anew.
+func (n *nodes) drop(uid string, said *node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.agents, uid)
+	if n.agents[uid] == said {
+		delete(n.agents, uid)
+	}
 }
 
-// heard takes in what an agent says.
-func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, e nodeapi.Event) {
+// heard takes in what an agent says, behind what it has said before.
+func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, said *node, e nodeapi.Event) {
 	if e.Type == nodeapi.EventSynced {
-		r.synced(ctx, a)
+		r.nodes.mu.Lock()
+		said.synced = true
+		r.nodes.mu.Unlock()
+		r.endOldStrays(ctx, a)
+		r.addAll()
 		return
 	}
 	s := e.Session
@@ -236,14 +255,13 @@ func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, e nodeapi.Event
 	}
 	k := at{s.ID, s.PodUID}
 	r.nodes.mu.Lock()
-	agent := r.nodes.agents[a.UID]
-	before, known := agent.states[k]
+	before, known := said.states[k]
 	switch e.Type {
 	case nodeapi.EventEnded:
-		delete(agent.states, k)
+		delete(said.states, k)
 		r.nodes.ended[k] = end{e.Reason, time.Now()}
 	default:
-		agent.states[k] = *s
+		said.states[k] = *s
 	}
 	r.nodes.mu.Unlock()
 	if e.Type == nodeapi.EventEnded {
@@ -253,34 +271,6 @@ func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, e nodeapi.Event
 	if e.Type == nodeapi.EventEnded || !known || before.Worker != s.Worker || before.Connected != s.Connected {
 		r.addNamed(s.ID)
 	}
-}
-
-// strayAge is how old a session must be that an agent has and no record is for. Younger ones
-// are about to get theirs.
-const strayAge = 3 * time.Minute
-
-// synced follows the present state of an agent: sessions that nobody knows are ended.
-func (r *Reconciler) synced(ctx context.Context, a *agents.Agent) {
-	known := map[string]bool{}
-	for _, rec := range r.Records.All() {
-		known[rec.Name] = true
-	}
-	r.nodes.mu.Lock()
-	agent := r.nodes.agents[a.UID]
-	agent.synced = true
-	var stray []string
-	for k, s := range agent.states {
-		if !known[k.session] && time.Since(s.Since) > strayAge {
-			stray = append(stray, k.session)
-		}
-	}
-	r.nodes.mu.Unlock()
-	for _, id := range stray {
-		if err := r.Agents.Client(a).End(ctx, id, "the operator does not know the session"); err != nil {
-			r.Log.Warn("a session that nobody knows stays at an agent", "session", id, "agent", a.Pod, "error", err)
-		}
-	}
-	r.addAll()
 }
 
 // addNamed queues a session by its name, which is unique in the cluster.

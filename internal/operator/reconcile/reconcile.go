@@ -61,11 +61,16 @@ type Reconciler struct {
 	missing map[types.NamespacedName]time.Time                         // since when targets are missing
 	asked   map[types.NamespacedName]time.Time                         // when users' rights were looked at
 	began   time.Time                                                  // when this replica began to look after sessions
+
+	statusDue chan struct{} // policies have changed; holds one
 }
 
 // New returns a reconciler that does nothing before it runs. Call it before the caches run.
 func New(c Config) (*Reconciler, error) {
-	r := &Reconciler{Config: c, missing: map[types.NamespacedName]time.Time{}, asked: map[types.NamespacedName]time.Time{}}
+	r := &Reconciler{
+		Config: c, missing: map[types.NamespacedName]time.Time{}, asked: map[types.NamespacedName]time.Time{},
+		statusDue: make(chan struct{}, 1),
+	}
 	r.nodes.init()
 	if _, err := c.Records.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { r.changed(o) },
@@ -77,7 +82,7 @@ func New(c Config) (*Reconciler, error) {
 	if err := c.Workloads.Handle(func(namespace string, _ *corev1.Pod) { r.addNamespace(namespace) }); err != nil {
 		return nil, err
 	}
-	if err := c.Rules.Handle(func() { r.addAll() }); err != nil {
+	if err := c.Rules.Handle(func() { r.addAll(); r.rulesChanged() }); err != nil {
 		return nil, err
 	}
 	if err := c.Agents.Handle(func() { r.addAll(); r.nodes.poke() }); err != nil {
@@ -91,9 +96,7 @@ func (r *Reconciler) Run(ctx context.Context) {
 	r.Log.Info("this replica looks after sessions now")
 	defer r.Log.Info("this replica does not look after sessions any more")
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](200*time.Millisecond, 30*time.Second))
-	r.mu.Lock()
-	r.queue, r.began = queue, time.Now()
-	r.mu.Unlock()
+	r.begin(queue)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() {
@@ -111,6 +114,16 @@ func (r *Reconciler) Run(ctx context.Context) {
 	wg.Go(func() { r.removeIdle(ctx) })
 	wg.Go(func() { r.writeStatus(ctx) })
 	<-ctx.Done()
+}
+
+// begin takes up work. Another replica may have worked in the meantime: since when targets are missing, and which
+// sessions have ended where, is not known any more.
+func (r *Reconciler) begin(queue workqueue.TypedRateLimitingInterface[types.NamespacedName]) {
+	r.nodes.restart()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue, r.began = queue, time.Now()
+	clear(r.missing)
 }
 
 func (r *Reconciler) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[types.NamespacedName]) {
@@ -189,18 +202,16 @@ func keyOf(rec *recordsv1.SessionRecord) types.NamespacedName {
 // statusEvery is how often conditions of policies that could not be written are tried again.
 const statusEvery = 30 * time.Second
 
+// rulesChanged has the conditions of policies looked at.
+func (r *Reconciler) rulesChanged() {
+	select {
+	case r.statusDue <- struct{}{}:
+	default:
+	}
+}
+
 // writeStatus keeps the conditions of policies current.
 func (r *Reconciler) writeStatus(ctx context.Context) {
-	due := make(chan struct{}, 1)
-	if err := r.Rules.Handle(func() {
-		select {
-		case due <- struct{}{}:
-		default:
-		}
-	}); err != nil {
-		r.Log.Error("conditions of policies are not written", "error", err)
-		return
-	}
 	for {
 		var again <-chan time.Time
 		if err := r.Rules.WriteStatus(ctx); err != nil && ctx.Err() == nil {
@@ -208,7 +219,7 @@ func (r *Reconciler) writeStatus(ctx context.Context) {
 			again = time.After(statusEvery)
 		}
 		select {
-		case <-due:
+		case <-r.statusDue:
 		case <-again:
 		case <-ctx.Done():
 			return

@@ -60,9 +60,9 @@ func ended(pod, reason string) nodeapi.Event {
 
 // tell has the agent say things.
 func (r *Reconciler) tell(events ...nodeapi.Event) {
-	r.nodes.reset(agent.UID)
+	said := r.nodes.reset(agent.UID)
 	for _, e := range events {
-		r.heard(context.Background(), agent, e)
+		r.heard(context.Background(), agent, said, e)
 	}
 }
 
@@ -99,7 +99,7 @@ func TestWhenTheClientIsGone(t *testing.T) {
 				t.Errorf("the session ends for %q, want %q", got, test.want)
 			}
 			r.nodes.forget("s-1")
-			r.nodes.drop(agent.UID)
+			r.nodes.drop(agent.UID, r.nodes.agents[agent.UID])
 			if e := r.clientGone(record("a", "b")); e != nil {
 				t.Errorf("what is forgotten still counts: %+v", e)
 			}

@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 
@@ -37,8 +39,23 @@ func (a letsGo) End(_ context.Context, session string, _ nodeapi.End) error {
 	return nil
 }
 
-// servingAgent is an agent's pod that really answers, for a pool that knows it.
-func servingAgent(t *testing.T) (*agents.Pool, letsGo) {
+// agentPod is the pod of an agent that listens at an address of this machine.
+func agentPod(name, uid string, key tunnel.Fingerprint, at net.Addr) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Namespace: "mirrord", UID: types.UID(uid),
+			Labels: map[string]string{"app.kubernetes.io/name": "mirrord-agent", "app.kubernetes.io/managed-by": "mirrord-operator"},
+			Annotations: map[string]string{
+				"mirrord-agent/key":  key.String(),
+				"mirrord-agent/port": strconv.Itoa(at.(*net.TCPAddr).Port),
+			},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "127.0.0.1"},
+	}
+}
+
+// servingAgent is an agent's pod that really answers, for a pool that knows it, and others.
+func servingAgent(t *testing.T, others ...runtime.Object) (*agents.Pool, letsGo) {
 	t.Helper()
 	var ids [2]*tunnel.Identity
 	for i := range ids {
@@ -57,18 +74,8 @@ func servingAgent(t *testing.T) (*agents.Pool, letsGo) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- nodeapi.Serve(ctx, slog.New(slog.DiscardHandler), l, own, operator.Fingerprint(), a) }()
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: "agent", Namespace: "mirrord", UID: "agent-1",
-			Labels: map[string]string{"app.kubernetes.io/name": "mirrord-agent", "app.kubernetes.io/managed-by": "mirrord-operator"},
-			Annotations: map[string]string{
-				"mirrord-agent/key":  own.Fingerprint().String(),
-				"mirrord-agent/port": strconv.Itoa(l.Addr().(*net.TCPAddr).Port),
-			},
-		},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "127.0.0.1"},
-	}
-	pool, err := agents.New(fake.NewClientset(pod), agents.Config{
+	pods := append(others, agentPod("agent", "agent-1", own.Fingerprint(), l.Addr()))
+	pool, err := agents.New(fake.NewClientset(pods...), agents.Config{
 		Namespace: "mirrord", Version: "1", Identity: operator, Log: slog.New(slog.DiscardHandler), Options: options.Agent{Image: "agent:1"},
 	})
 	if err != nil {

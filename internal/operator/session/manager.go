@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -198,8 +199,9 @@ func otherSession(name string) error {
 // releaseTimeout bounds how long agents may take to let go of a session.
 const releaseTimeout = 10 * time.Second
 
-// Release ends a session at all its agents. Agents that can't be reached are left out: they
-// are gone, or reconcile finds what they have left.
+// Release ends a session at all its agents, all at once: one that does not answer keeps nobody from
+// the others. Agents that can't be reached are left out: they are gone, or reconcile finds what they
+// have left. It blocks for ten seconds at most.
 func (m *Manager) Release(ctx context.Context, r *recordsv1.SessionRecord) {
 	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
@@ -207,20 +209,21 @@ func (m *Manager) Release(ctx context.Context, r *recordsv1.SessionRecord) {
 	if r.Status.End != nil {
 		reason = r.Status.End.Text
 	}
-	done := map[string]bool{}
+	var telling sync.WaitGroup
+	told := map[string]bool{} // by UID: an agent's successor has its name
 	for _, route := range r.Routes {
-		if done[route.Agent] {
-			continue
-		}
-		done[route.Agent] = true
 		a := m.Agents.Get(route.Agent)
-		if a == nil || a.UID != route.AgentUID {
+		if a == nil || a.UID != route.AgentUID || told[a.UID] {
 			continue
 		}
-		if err := m.Agents.Client(a).End(ctx, r.Name, reason); err != nil {
-			m.Log.Warn("an agent did not end a session", "session", r.Namespace+"/"+r.Name, "agent", a.Pod, "error", err)
-		}
+		told[a.UID] = true
+		telling.Go(func() {
+			if err := m.Agents.Client(a).End(ctx, r.Name, reason); err != nil {
+				m.Log.Warn("an agent did not end a session", "session", r.Namespace+"/"+r.Name, "agent", a.Pod, "error", err)
+			}
+		})
 	}
+	telling.Wait()
 }
 
 // translate makes errors about records errors about sessions.
