@@ -114,7 +114,7 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 			}
 		}
 		if buf != nil {
-			buffers.Put(buf)
+			PutBuffer(buf)
 		}
 		switch {
 		case werr != nil:
@@ -132,15 +132,38 @@ func Copy(dst io.Writer, src io.Reader) (int64, error) {
 // bytes counts toward 128 KiB, so that no other one follows with a few bytes.
 const bufferSize = 128<<10 - 12
 
-// buffers holds *[]byte, so that putting one back allocates nothing.
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+// messageSize is the most that is taken for a message, in bytes. Where messages come one by one, each gets a
+// buffer of this size: of a thousand connections that talk at once, many hold one.
+const messageSize = 16 << 10
 
-// A ReadFunc waits for data and returns it in a buffer of the pool, which the caller gives
-// back with [PutBuffer]. The buffer is nil when nothing was read.
+// buffers and messages hold *[]byte, so that putting one back allocates nothing.
+var buffers, messages = pool(bufferSize), pool(messageSize)
+
+func pool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
+}
+
+// getBuffer returns a buffer for what may be a message, or for a part of something large.
+func getBuffer(message bool) *[]byte {
+	if message {
+		return messages.Get().(*[]byte)
+	}
+	return buffers.Get().(*[]byte)
+}
+
+// A ReadFunc waits for data and returns it in a buffer, which the caller gives back with [PutBuffer] before the
+// next call. The buffer may be nil when nothing was read.
 type ReadFunc func() (buf *[]byte, n int, err error)
 
 // PutBuffer gives back what a [ReadFunc] returned.
-func PutBuffer(buf *[]byte) { buffers.Put(buf) }
+func PutBuffer(buf *[]byte) {
+	switch len(*buf) {
+	case bufferSize:
+		buffers.Put(buf)
+	case messageSize:
+		messages.Put(buf)
+	}
+}
 
 // ReaderOf reads a connection without a buffer while there is nothing to read; nil when the system has no
 // way to do that. It is for one goroutine at a time.
@@ -167,39 +190,22 @@ func readerOf(src io.Reader) ReadFunc {
 	return growingReader(src)
 }
 
-// The sizes with which a reader without a readiness signal waits, since it may have to wait
-// long with them: most idle streams wait for a short message, and the last read of a burst
-// is rarely a full one.
-const (
-	smallSize  = 2 << 10
-	mediumSize = 16 << 10
-)
+// waitSize is how much a reader without a readiness signal waits for, since it may have to wait long with that: most
+// idle streams wait for a short message.
+const waitSize = 2 << 10
 
-// growingReader reads with the next larger size while reads come back full. The largest size is kept while
-// they bring more than the one before could hold: few sources ever fill it.
+// growingReader reads with the next larger size while reads come back full, and with a smaller one when they bring no more
+// than that could hold: few sources ever fill the largest, and the last read of a burst is rarely a full one.
 func growingReader(src io.Reader) ReadFunc {
-	wait := make([]byte, smallSize)
-	full := false
+	wait := make([]byte, waitSize)
+	last := 0
 	return func() (*[]byte, int, error) {
-		if full && len(wait) == mediumSize {
-			buf := buffers.Get().(*[]byte)
-			n, err := src.Read(*buf)
-			full = n >= mediumSize
-			return buf, n, err
+		buf := &wait
+		if last >= waitSize {
+			buf = getBuffer(last < messageSize)
 		}
-		if full {
-			wait = make([]byte, mediumSize)
-		}
-		n, err := src.Read(wait)
-		full = n == len(wait)
-		if n == 0 {
-			return nil, 0, err
-		}
-		buf := buffers.Get().(*[]byte)
-		n = copy(*buf, wait[:n])
-		if n < smallSize && len(wait) > smallSize {
-			wait = make([]byte, smallSize)
-		}
+		n, err := src.Read(*buf)
+		last = n
 		return buf, n, err
 	}
 }

@@ -132,16 +132,18 @@ func TestJoinEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// heap is how many bytes are in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // the second empties the pool
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 // TestIdleConnectionsHoldNoBuffer fails when each waiting direction keeps a copy buffer.
 func TestIdleConnectionsHoldNoBuffer(t *testing.T) {
 	const pairs = 200
-	heap := func() int64 {
-		runtime.GC()
-		runtime.GC() // the second empties the pool
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	before := heap()
@@ -186,5 +188,55 @@ func (brokenWriter) Write([]byte) (int, error) { return 0, io.EOF }
 func TestCopyTakesNoWriteErrorForTheEnd(t *testing.T) {
 	if _, err := pipe.Copy(brokenWriter{}, bytes.NewReader([]byte("data"))); err == nil {
 		t.Fatal("bytes that could not be written were taken for the end of data")
+	}
+}
+
+// stuck is a destination that takes nothing until it is closed.
+type stuck struct {
+	net.Conn
+	entered chan<- struct{}
+	closed  <-chan struct{}
+}
+
+func (s stuck) Write([]byte) (int, error) {
+	s.entered <- struct{}{}
+	<-s.closed
+	return 0, net.ErrClosed
+}
+
+// TestMessagesTakeSmallBuffers fails when a message on its way takes the buffer of a bulk transfer: of many
+// connections that talk at once, many are there.
+func TestMessagesTakeSmallBuffers(t *testing.T) {
+	const copies = 200
+	for name, wrap := range map[string]func(net.Conn) io.Reader{
+		"socket": func(c net.Conn) io.Reader { return c },
+		"stream": func(c net.Conn) io.Reader { return growing{c} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			entered, closed, done := make(chan struct{}), make(chan struct{}), make(chan struct{}, copies)
+			var ends []*net.TCPConn
+			for range copies {
+				a, b := tcpPair(t)
+				ends = append(ends, a)
+				go func() {
+					_, _ = pipe.Copy(stuck{entered: entered, closed: closed}, wrap(b))
+					done <- struct{}{}
+				}()
+			}
+			before := heap()
+			for _, c := range ends {
+				if _, err := c.Write([]byte("message")); err != nil {
+					t.Fatal(err)
+				}
+				<-entered
+			}
+			if per := (heap() - before) / copies; per > 48<<10 {
+				t.Errorf("a message on its way holds %d bytes of heap, want well under the buffer of a bulk transfer", per)
+			}
+			close(closed)
+			for range copies {
+				<-done
+			}
+		})
 	}
 }

@@ -9,10 +9,6 @@ import (
 	"syscall"
 )
 
-// quickSize is the most that is taken for a message, in bytes. Larger pieces are read and written as Go
-// does it.
-const quickSize = 16 << 10
-
 // readinessReader waits in the runtime's poller and takes a buffer only once there is
 // something to read.
 func readinessReader(c syscall.Conn) ReadFunc {
@@ -29,14 +25,14 @@ func readinessReader(c syscall.Conn) ReadFunc {
 		switch {
 		case err != nil: // closed, or past its deadline
 			if buf != nil {
-				buffers.Put(buf)
+				PutBuffer(buf)
 			}
 			return nil, 0, err
 		case r.err != nil:
-			buffers.Put(buf)
+			PutBuffer(buf)
 			return nil, 0, os.NewSyscallError("read", r.err)
 		case n == 0:
-			buffers.Put(buf)
+			PutBuffer(buf)
 			return nil, 0, io.EOF
 		}
 		return buf, n, nil
@@ -54,7 +50,7 @@ type reader struct {
 
 // try reads, and reports false when there is nothing to read.
 func (r *reader) try(fd uintptr) bool {
-	r.buf = buffers.Get().(*[]byte)
+	r.buf = getBuffer(r.quick)
 	for {
 		read := syscall.Read
 		if r.quick && !r.file {
@@ -63,13 +59,13 @@ func (r *reader) try(fd uintptr) bool {
 		r.n, r.err = read(int(fd), *r.buf)
 		switch {
 		case r.err == nil:
-			r.quick = r.n <= quickSize
+			r.quick = r.n < messageSize
 			return true
 		case errors.Is(r.err, syscall.EINTR):
 		case errors.Is(r.err, syscall.ENOTSOCK):
 			r.file = true
 		case errors.Is(r.err, syscall.EAGAIN):
-			buffers.Put(r.buf)
+			PutBuffer(r.buf)
 			r.buf = nil
 			return false
 		default:
@@ -112,7 +108,7 @@ type writer struct {
 func (w *writer) try(fd uintptr) bool {
 	for w.n < len(w.p) {
 		write := syscall.Write
-		if len(w.p)-w.n <= quickSize && !w.file {
+		if len(w.p)-w.n <= messageSize && !w.file {
 			write = send
 		}
 		n, err := write(int(fd), w.p[w.n:])
