@@ -227,6 +227,7 @@ func start(ctx context.Context, opts *Options, signals *session.Signals) (_ sess
 	}
 	if os.Getenv("GOGC") == "" {
 		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+		defer trimming()()
 	}
 	status, err := session.Run(ctx, opts.Factory.Logger, o)
 	rep.Exit(status.Code)
