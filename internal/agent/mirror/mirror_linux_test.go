@@ -37,6 +37,7 @@ var (
 func roomy() limits {
 	l := defaultLimits()
 	l.conn, l.all = 256<<20, 512<<20
+	l.patience = time.Minute
 	return l
 }
 
@@ -210,7 +211,7 @@ func TestLoss(t *testing.T) {
 	podtest.Run(t, 0, func(t *testing.T, p *podtest.Pod) {
 		const n = 10
 		app := sink(t, fmt.Sprintf("[::]:%d", port))
-		m := openTest(t, roomy(), 64<<20, port)
+		m := openTest(t, roomy(), 256<<20, port)
 		lose(t, p, 5)
 		got, wait := copies(t, m, n)
 		var wg sync.WaitGroup
