@@ -101,14 +101,17 @@ func host(a net.Addr) string {
 	return ap.Addr().Unmap().String()
 }
 
+// answerTime is how long an answer may take, which takes milliseconds on a machine that has time.
+const answerTime = 10 * time.Second
+
 func ask(ctx context.Context, network, addr string) Reply {
-	d := net.Dialer{Timeout: 2 * time.Second}
+	d := net.Dialer{Timeout: answerTime}
 	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return failed(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(answerTime))
 	if _, err := fmt.Fprintln(c, "hello"); err != nil {
 		return failed(err)
 	}
@@ -120,7 +123,7 @@ func ask(ctx context.Context, network, addr string) Reply {
 }
 
 func lookUp(ctx context.Context, name string) Reply {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
 	if err != nil {
