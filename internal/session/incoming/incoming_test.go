@@ -464,6 +464,11 @@ func TestRefusalThatIsOldNews(t *testing.T) {
 }
 
 func TestOtherFamilyListener(t *testing.T) {
+	probe, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("this machine has no IPv6: %v", err)
+	}
+	_ = probe.Close()
 	r := newRig(t, config.IncomingSteal)
 	l := r.listen("127.0.0.1:0")
 	addr := addrOf(l)
