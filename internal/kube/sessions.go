@@ -160,14 +160,49 @@ func (c *Cluster) DeleteSession(ctx context.Context, namespace, name string) err
 	return c.explain(ctx, err, "ending session "+name, sessionRule("delete", namespace))
 }
 
-// ListSessions returns the sessions of a namespace; an empty one is all of them.
+// EndSession ends a session that a person names: one that is not there is an [*Error] with [ReasonNotFound].
+func (c *Cluster) EndSession(ctx context.Context, namespace, name string) error {
+	doing := "ending session " + name
+	err := c.retry(ctx, func(ctx context.Context) error {
+		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).SetHeader("Accept", "application/json").Do(ctx).Error()
+	})
+	if apierrors.IsNotFound(err) {
+		if there, findErr := c.HasOperator(ctx); findErr == nil && there {
+			return &Error{
+				Reason: ReasonNotFound, Doing: doing, Why: fmt.Sprintf("namespace %q has no session of that name", namespace), Err: err,
+				Next: "\"mirrord session list --all-namespaces\" lists what there is; -n chooses the namespace. A session that has ended is gone.",
+			}
+		}
+		return noOperator(doing, err)
+	}
+	return c.explain(ctx, err, doing, sessionRule("delete", namespace))
+}
+
+// noOperator is the error of who asks for sessions in a cluster without an operator.
+func noOperator(doing string, err error) error {
+	return &Error{
+		Reason: ReasonNotFound, Doing: doing, Why: "no operator is installed in this cluster", Err: err,
+		Next: "Sessions without an operator are known to nobody but their users.",
+	}
+}
+
+// ListSessions returns the sessions of a namespace; an empty one is all of them. In a cluster without an operator it is an [*Error] with
+// [ReasonNotFound].
 func (c *Cluster) ListSessions(ctx context.Context, namespace string) ([]v1alpha.Session, error) {
+	const doing = "listing sessions"
+	path := sessionPath(namespace, "")
+	if namespace == "" {
+		path += "/sessions"
+	}
 	var list v1alpha.SessionList
 	err := c.retry(ctx, func(ctx context.Context) error {
-		return c.sendJSON(ctx, c.sessionsAPI().Get().AbsPath(sessionPath(namespace, "")), &list)
+		return c.sendJSON(ctx, c.sessionsAPI().Get().AbsPath(path), &list)
 	})
-	if err != nil {
-		return nil, c.explain(ctx, err, "listing sessions", sessionRule("list", namespace))
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, noOperator(doing, err)
+	case err != nil:
+		return nil, c.explain(ctx, err, doing, sessionRule("list", namespace))
 	}
 	return list.Items, nil
 }

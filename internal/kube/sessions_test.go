@@ -167,6 +167,44 @@ func TestDeleteSession(t *testing.T) {
 	}
 }
 
+// TestEndSession: who names a session reads when it is not there.
+func TestEndSession(t *testing.T) {
+	s := newServer(t, map[string]http.HandlerFunc{
+		"GET " + sessionsRoot:             object(metav1.APIResourceList{}),
+		"DELETE " + shopSessions + "/s-1": object(v1alpha.Session{ObjectMeta: metav1.ObjectMeta{Name: "s-1"}}),
+		"DELETE " + shopSessions + "/s-2": status(http.StatusNotFound, "NotFound", "no such session"),
+	})
+	c := connect(t, s.URL)
+	if err := c.EndSession(t.Context(), "shop", "s-1"); err != nil {
+		t.Error(err)
+	}
+	err := c.EndSession(t.Context(), "shop", "s-2")
+	says(t, err, `ending session s-2: namespace "shop" has no session of that name`, "mirrord session list --all-namespaces")
+	if reasonOf(err) != ReasonNotFound {
+		t.Errorf("reason %q", reasonOf(err))
+	}
+	without := connect(t, newServer(t, nil).URL)
+	says(t, without.EndSession(t.Context(), "shop", "s-1"), "ending session s-1: no operator is installed in this cluster")
+}
+
+func TestListSessions(t *testing.T) {
+	one := func(name string) http.HandlerFunc {
+		return object(v1alpha.SessionList{Items: []v1alpha.Session{{ObjectMeta: metav1.ObjectMeta{Name: name}}}})
+	}
+	s := newServer(t, map[string]http.HandlerFunc{
+		"GET " + shopSessions:               one("of-shop"),
+		"GET " + sessionsRoot + "/sessions": one("of-all"),
+	})
+	c := connect(t, s.URL)
+	for namespace, want := range map[string]string{"shop": "of-shop", "": "of-all"} {
+		if list, err := c.ListSessions(t.Context(), namespace); err != nil || len(list) != 1 || list[0].Name != want {
+			t.Errorf("namespace %q: %+v, %v", namespace, list, err)
+		}
+	}
+	_, err := connect(t, newServer(t, nil).URL).ListSessions(t.Context(), "")
+	says(t, err, "listing sessions: no operator is installed in this cluster")
+}
+
 func TestDialSession(t *testing.T) {
 	s := newServer(t, map[string]http.HandlerFunc{
 		"GET " + shopSessions + "/s-1/connect": func(w http.ResponseWriter, r *http.Request) {

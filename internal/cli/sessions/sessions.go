@@ -25,7 +25,7 @@ import (
 type Cluster interface {
 	Namespace() string
 	ListSessions(ctx context.Context, namespace string) ([]v1alpha.Session, error)
-	DeleteSession(ctx context.Context, namespace, name string) error
+	EndSession(ctx context.Context, namespace, name string) error
 	Close() error
 }
 
@@ -85,7 +85,7 @@ the names.`,
 		Args: command.ExactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return opts.with(cmd.Context(), func(ctx context.Context, c Cluster) error {
-				return c.DeleteSession(ctx, cmp.Or(opts.namespace, c.Namespace()), args[0])
+				return c.EndSession(ctx, cmp.Or(opts.namespace, c.Namespace()), args[0])
 			})
 		},
 	}

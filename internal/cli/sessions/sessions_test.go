@@ -33,7 +33,7 @@ func (c *cluster) ListSessions(_ context.Context, namespace string) ([]v1alpha.S
 	return c.sessions, c.err
 }
 
-func (c *cluster) DeleteSession(_ context.Context, namespace, name string) error {
+func (c *cluster) EndSession(_ context.Context, namespace, name string) error {
 	c.asked = append(c.asked, "end "+namespace+"/"+name)
 	return c.err
 }
