@@ -84,12 +84,12 @@ func TestUnreadiness(t *testing.T) {
 	}
 	for want, change := range map[string]func(*corev1.Pod){
 		"is being deleted": deleting,
-		"is running: container app waits: CrashLoopBackOff: back-off 5m0s": crashing,
-		"is running: container app ended with code 0 (Completed)": func(p *corev1.Pod) {
+		"is not ready: container app waits: CrashLoopBackOff: back-off 5m0s": crashing,
+		"is not ready: container app ended with code 0 (Completed)": func(p *corev1.Pod) {
 			unready(p)
 			p.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed"}}
 		},
-		"is running: container app runs, but its readiness or startup probe does not succeed": unready,
+		"is not ready: container app runs, but its readiness or startup probe does not succeed": unready,
 		"is pending: 0/3 nodes":  pending,
 		"has ended successfully": func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodSucceeded} },
 		"has failed: Evicted":    func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"} },

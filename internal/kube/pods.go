@@ -34,16 +34,21 @@ func unreadiness(pod *corev1.Pod) string {
 		return "is being deleted"
 	}
 	phase := strings.ToLower(string(pod.Status.Phase))
+	state := phase
+	if pod.Status.Phase == corev1.PodRunning {
+		// The phase is Running as well when a container crashes again and again.
+		state = "not ready"
+	}
 	for _, s := range pod.Status.InitContainerStatuses {
 		if t := s.State.Terminated; t == nil || t.ExitCode != 0 {
 			if why := troubled(s); why != "" {
-				return fmt.Sprintf("is %s: init container %s %s", phase, s.Name, why)
+				return fmt.Sprintf("is %s: init container %s %s", state, s.Name, why)
 			}
 		}
 	}
 	for _, s := range pod.Status.ContainerStatuses {
 		if why := troubled(s); why != "" && pod.Status.Phase != corev1.PodSucceeded {
-			return fmt.Sprintf("is %s: container %s %s", phase, s.Name, why)
+			return fmt.Sprintf("is %s: container %s %s", state, s.Name, why)
 		}
 	}
 	for _, c := range pod.Status.Conditions {

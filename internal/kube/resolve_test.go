@@ -146,7 +146,7 @@ func TestResolveDeployment(t *testing.T) {
 		{name: "none at all", says: []string{"deployment/shop", "no pods", "replicas"}},
 		{name: "none ready", pods: []corev1.Pod{
 			readyPod("a", ownedBy("rs-2", 0), crashing), readyPod("b", ownedBy("rs-2", 0), unready), readyPod("c", ownedBy("rs-2", 0), deleting),
-		}, says: []string{"none of its pods is ready", "pod a", "CrashLoopBackOff: back-off", "pod b is running: container app runs, but its readiness", "pod c is being deleted"}},
+		}, says: []string{"none of its pods is ready", "pod a", "CrashLoopBackOff: back-off", "pod b is not ready: container app runs, but its readiness", "pod c is being deleted"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			byLabel := func(h http.HandlerFunc) http.HandlerFunc {

@@ -119,7 +119,7 @@ func TestTargetMistakes(t *testing.T) {
 		{"pod/pair/container/prepare", []string{`"prepare" is an init container, which has ended`}},
 		{"deployment/asleep", []string{"it has no pods", "Does it have replicas?"}},
 		{"deployment/broken", []string{"none of its pods is ready", "its readiness or startup probe does not succeed", "kubectl describe pod broken-"}},
-		{"pod/unready", []string{"it is running: container app runs, but its readiness or startup probe does not succeed", "kubectl describe pod unready -n " + s.ns}},
+		{"pod/unready", []string{"it is not ready: container app runs, but its readiness or startup probe does not succeed", "kubectl describe pod unready -n " + s.ns}},
 		{"pod/crashing", []string{"container app waits: CrashLoopBackOff"}},
 		{"pod/imageless", []string{"container app waits: ErrImageNeverPull"}},
 		{"pod/homeless", []string{"it is pending: 0/1 nodes are available"}},
