@@ -129,7 +129,7 @@ func compatible(cfg *config.Config) []string {
 		kinds = append(kinds, "targetless")
 	}
 	for _, kind := range []config.TargetKind{
-		config.Pod, config.Deployment, config.StatefulSet, config.DaemonSet, config.ReplicaSet, config.Job,
+		config.Pod, config.Deployment, config.StatefulSet, config.DaemonSet, config.ReplicaSet, config.Job, config.CronJob, config.Service,
 	} {
 		kinds = append(kinds, string(kind))
 	}
