@@ -161,11 +161,11 @@ or see the fields "agent.resources", "agent.labels" and "agent.annotations".`
 	}
 	const elsewhere = `set "agent.namespace" to a namespace for agents, with the label that allows what they need:
   kubectl label namespace NAME ` + enforceLabel + "=privileged"
-	needs, first := "hostPID and the\ncapabilities", "- "+elsewhere
+	needs, first := "hostPID and the capabilities", "- "+elsewhere
 	other := "\n- if it is another policy than Pod Security, " + except + `
 - if it is about hostPID, SYS_ADMIN or new pods only, set "agent.ephemeral": true`
 	if s.spec.Config.Ephemeral {
-		needs, first = "to run as root in the pod and the\ncapabilities", `- leave out "agent.ephemeral", and `+elsewhere
+		needs, first = "to run as root in the pod and the capabilities", `- leave out "agent.ephemeral", and `+elsewhere
 		other = "\n- if it is another policy, have it except ephemeral containers called " + agentName + "-*"
 	}
 	why := refused
@@ -173,7 +173,8 @@ or see the fields "agent.resources", "agent.labels" and "agent.annotations".`
 		why = fmt.Sprintf("Namespace %q has the label %s=%s.\n", s.namespace, enforceLabel, level)
 		other = fmt.Sprintf("\n- let namespace %s have them, if its administrators agree:\n  kubectl label --overwrite namespace %[1]s %s=privileged", s.namespace, enforceLabel)
 	}
-	return why + "The agent needs " + needs + ` that docs/rbac.md explains, which Pod Security allows at the level "privileged" only. Ways out:
+	return why + "The agent needs " + needs + ` that docs/rbac.md explains,
+which Pod Security allows at the level "privileged" only. Ways out:
 ` + first + other
 }
 

@@ -56,7 +56,8 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the targets that a session could have",
-		Long: `List the targets that a session could have: workloads with a ready pod, and ready pods.
+		Long: `List the targets that a session could have: workloads with a ready pod, ready pods, services, and
+cron jobs, whose next run a session waits for.
 
 The output is a JSON list of target paths, or with -o text one path a line.`,
 		Example: `  mirrord ls -o text

@@ -35,7 +35,7 @@ func NewCmd(f *command.Factory, runF func(context.Context, *Options) error) *cob
 		Short: "Run your own tests of policies",
 		Long: `Run your own tests of policies: cases that say which sessions are to be allowed and which
 refused. No cluster is asked. docs/policies.md has the format of a suite, and
-examples/policies/suite.yaml is one.
+examples/policies/test/suite.yaml is one.
 
 The exit code is 1 when a case does not come out as expected.`,
 		Example: `  mirrord policy test policies/suite.yaml
