@@ -17,9 +17,6 @@ func TargetIn(pod *corev1.Pod, path config.TargetPath) (*Target, error) { return
 // Ready says whether a session can attach to the pod.
 func Ready(pod *corev1.Pod) bool { return ready(pod) }
 
-// Unreadiness says in a few words why a pod is not ready, such as "is being deleted".
-func Unreadiness(pod *corev1.Pod) string { return unreadiness(pod) }
-
 // Trouble says in a few words why a container does not serve; empty when it does, or may soon.
 func Trouble(s corev1.ContainerStatus) string { return troubled(s) }
 

@@ -18,14 +18,13 @@ type Streams struct {
 	Out io.Writer
 	Err io.Writer
 
-	outTerminal, errTerminal bool
+	errTerminal bool
 }
 
 // System returns the streams of the process.
 func System() *Streams {
 	return &Streams{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
-		outTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 		errTerminal: term.IsTerminal(int(os.Stderr.Fd())),
 	}
 }
@@ -36,16 +35,10 @@ func Test() (s *Streams, in, out, err *bytes.Buffer) {
 	return &Streams{In: in, Out: out, Err: err}, in, out, err
 }
 
-// SetTerminal says for a test whether Out and Err are terminals.
-func (s *Streams) SetTerminal(out, err bool) { s.outTerminal, s.errTerminal = out, err }
-
 // Notef writes a line to Err. There is nobody to tell when that fails.
 func (s *Streams) Notef(format string, args ...any) {
 	_, _ = fmt.Fprintf(s.Err, format+"\n", args...)
 }
-
-// IsOutTerminal reports whether a person reads Out on a terminal.
-func (s *Streams) IsOutTerminal() bool { return s.outTerminal }
 
 // IsErrTerminal reports whether a person reads Err on a terminal.
 func (s *Streams) IsErrTerminal() bool { return s.errTerminal }

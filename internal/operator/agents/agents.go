@@ -38,7 +38,6 @@ import (
 
 // Annotations of an agent's pod.
 const (
-	annotationNode    = "mirrord-agent/node"
 	annotationKey     = "mirrord-agent/key"
 	annotationPort    = "mirrord-agent/port"
 	annotationVersion = "mirrord-agent/version"
@@ -348,6 +347,3 @@ func (p *Pool) Remove(ctx context.Context, pod *corev1.Pod) error {
 		Preconditions: &metav1.Preconditions{UID: new(pod.UID)},
 	})
 }
-
-// NodeOf is the node that an agent's pod is for; empty for one without a target.
-func NodeOf(pod *corev1.Pod) string { return pod.Annotations[annotationNode] }

@@ -63,7 +63,7 @@ func serve(t *testing.T, client *fake.Clientset, pod *corev1.Pod) {
 	pod = pod.DeepCopy()
 	pod.Annotations[annotationKey], pod.Annotations[annotationPort] = id.Fingerprint().String(), "7443"
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.1.2.3"}
-	pod.Spec.NodeName = pod.Annotations[annotationNode]
+	pod.Spec.NodeName = pod.Annotations["mirrord-agent/node"]
 	if _, err := client.CoreV1().Pods(pod.Namespace).Update(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
 		t.Error(err)
 	}

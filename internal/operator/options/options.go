@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Options are the operator's flags. [New] returns the defaults.
@@ -155,9 +154,4 @@ func (o *Options) Level() (slog.Level, error) {
 		return 0, fmt.Errorf("--log-level %q is none of debug, info, warn and error", o.LogLevel)
 	}
 	return l, nil
-}
-
-// ServiceName is the Service in front of the operator.
-func (o *Options) ServiceName() types.NamespacedName {
-	return types.NamespacedName{Namespace: o.Namespace, Name: o.Service}
 }
