@@ -25,19 +25,6 @@ func stateSince(since time.Time) nodeapi.Event {
 	return e
 }
 
-// heardOf waits until the agent was told to end the session s-1.
-func (a letsGo) heardOf(t *testing.T) {
-	t.Helper()
-	select {
-	case id := <-a.ended:
-		if id != "s-1" {
-			t.Errorf("the agent lets go of %s", id)
-		}
-	case <-time.After(30 * time.Second):
-		t.Error("the agent keeps the session")
-	}
-}
-
 // TestSessionsThatNobodyKnowsEnd: at once when an agent that is heard anew has an old one, and later when
 // the record of one goes, or never comes, while the agent is listened to.
 func TestSessionsThatNobodyKnowsEnd(t *testing.T) {

@@ -39,6 +39,19 @@ func (a letsGo) End(_ context.Context, session string, _ nodeapi.End) error {
 	return nil
 }
 
+// heardOf waits until the agent was told to end the session s-1.
+func (a letsGo) heardOf(t *testing.T) {
+	t.Helper()
+	select {
+	case id := <-a.ended:
+		if id != "s-1" {
+			t.Errorf("the agent lets go of %s", id)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the agent keeps the session")
+	}
+}
+
 // agentPod is the pod of an agent that listens at an address of this machine.
 func agentPod(name, uid string, key tunnel.Fingerprint, at net.Addr) *corev1.Pod {
 	return &corev1.Pod{
@@ -148,14 +161,7 @@ func TestASessionThatEndsWhileItIsAttached(t *testing.T) {
 				}
 				return
 			}
-			select {
-			case id := <-agent.ended:
-				if id != "s-1" {
-					t.Errorf("the agent lets go of %s", id)
-				}
-			case <-time.After(30 * time.Second):
-				t.Error("the agent keeps a session that is over")
-			}
+			agent.heardOf(t)
 		})
 	}
 }
