@@ -199,7 +199,7 @@ func (d *dial) place(nonblocking bool) {
 }
 
 // join connects the unconnected socket to us.
-func (d *dial) join() (near *net.TCPConn, err error) {
+func (d *dial) join() (near pipe.Conn, err error) {
 	if d.isMPTCP() {
 		return d.rendezvous()
 	}
@@ -254,7 +254,7 @@ func (d *dial) rendezvous() (*net.TCPConn, error) {
 }
 
 // carry copies between the child and the far side until the connection has ended.
-func (d *dial) carry(near *net.TCPConn) {
+func (d *dial) carry(near pipe.Conn) {
 	// While we hold a duplicate, the child's close sends no FIN.
 	d.socket.close()
 	if d.resolve {

@@ -20,7 +20,7 @@ const (
 )
 
 // serveDNS answers the queries of one connection to a name server until it ends.
-func (s *supervisor) serveDNS(ctx context.Context, c *net.TCPConn, server netip.AddrPort) {
+func (s *supervisor) serveDNS(ctx context.Context, c net.Conn, server netip.AddrPort) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	var (

@@ -7,13 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mirrord-go/mirrord/internal/pipe"
 )
 
 // limbo is a loopback port at which a connection neither succeeds nor fails until we say
@@ -95,7 +95,7 @@ const (
 //
 // The runtime's dialer would wait for the poller's word that the connection is there, which it is when
 // connect(2) returns.
-func (l *limbo) complete(ctx context.Context, child netip.AddrPort) (*net.TCPConn, error) {
+func (l *limbo) complete(ctx context.Context, child netip.AddrPort) (pipe.Conn, error) {
 	domain := domainOf(l.addr.Addr())
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
 	if err == nil {
@@ -107,20 +107,15 @@ func (l *limbo) complete(ctx context.Context, child netip.AddrPort) (*net.TCPCon
 		}
 		return nil, fmt.Errorf("complete the process's connection: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "connection")
-	defer f.Close()
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("complete the process's connection: %w", err)
-	}
-	near := c.(*net.TCPConn)
-	_ = near.SetKeepAlive(false) // both ends are here
-	return near, nil
+	return newNear(fd, l.addr, child)
 }
 
 // open connects fd.
 func (l *limbo) open(ctx context.Context, fd, domain int, child netip.AddrPort) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return err
 	}
 	if err := unix.Bind(fd, sockaddr(l.addr, domain)); err != nil {
