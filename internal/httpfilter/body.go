@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/mirrord-go/mirrord/internal/jsonpath"
 	"github.com/mirrord-go/mirrord/internal/pattern"
@@ -40,13 +41,33 @@ func compileBody(b Body, limits Limits) (condition, error) {
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", ErrSlow, err)
 		}
+		whole := true
+		ok, err = anyMatch(matches, texts(values, max(len(body), minTexts)*4, &whole))
+		if !whole {
+			err = fmt.Errorf("%w: the query selects the same again and again", ErrSlow)
+		}
+		return ok, err
+	}, nil
+}
+
+// minTexts is a body for which the texts of a query are not many.
+const minTexts = 64 << 10
+
+// texts are those of values, up to a limit in bytes: a query can select the whole body a thousand times. Whole is made
+// false when it ends them.
+func texts(values []any, limit int, whole *bool) iter.Seq[string] {
+	return func(yield func(string) bool) {
 		for _, v := range values {
-			if ok, err := anyMatch(matches, []string{asText(v)}); ok || err != nil {
-				return ok, err
+			if limit < 0 {
+				*whole = false
+				return
+			}
+			s := asText(v)
+			if limit -= len(s); !yield(s) {
+				return
 			}
 		}
-		return false, nil
-	}, nil
+	}
 }
 
 // asText is a string as it is, and any other value as JSON.

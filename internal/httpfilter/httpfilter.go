@@ -11,11 +11,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/itchyny/gojq"
-
+	"github.com/mirrord-go/mirrord/internal/jq"
 	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
@@ -32,8 +33,12 @@ const (
 
 // Limits bound what one request may cost. Zero values are the defaults.
 type Limits struct {
-	// JQTimeout bounds a jq program's run over one request.
+	// JQTimeout bounds a jq program's run over one request, with the waiting for its turn. Its
+	// memory is bounded too: see package jq.
 	JQTimeout time.Duration
+	// JQ bounds how many jq programs run at once, of all filters that have the same gate. Nil is no
+	// bound but that each filter's program runs once at a time.
+	JQ jq.Gate
 	// Body is the largest body that is looked at, in bytes.
 	Body int
 	// BodyTimeout is how long a body may take to arrive.
@@ -198,7 +203,7 @@ func (r Rule) compile(limits Limits) (condition, error) {
 	case r.Path != "":
 		return compilePath(r.Path)
 	case r.JQ != "":
-		return compileJQ(r.JQ, limits.JQTimeout)
+		return compileJQ(r.JQ, limits)
 	}
 	return func(q *Request) (bool, error) { return strings.EqualFold(q.Method, r.Method), nil }, nil
 }
@@ -208,7 +213,7 @@ func compileHeader(text string) (condition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
-	return func(q *Request) (bool, error) { return anyMatch(p, q.Header) }, nil
+	return func(q *Request) (bool, error) { return anyMatch(p, slices.Values(q.Header)) }, nil
 }
 
 func compilePath(text string) (condition, error) {
@@ -219,70 +224,37 @@ func compilePath(text string) (condition, error) {
 	return func(q *Request) (bool, error) {
 		path, _, hasQuery := strings.Cut(q.Target, "?")
 		if !hasQuery {
-			return anyMatch(p, []string{path})
+			return anyMatch(p, slices.Values([]string{path}))
 		}
-		return anyMatch(p, []string{path, q.Target})
+		return anyMatch(p, slices.Values([]string{path, q.Target}))
 	}, nil
 }
 
-// anyMatch stops at a match that takes too long: the others would as well.
-func anyMatch(p *pattern.Pattern, texts []string) (bool, error) {
-	for _, s := range texts {
-		ok, err := p.Match(s)
-		if err != nil {
-			return false, fmt.Errorf("%w: %w", ErrSlow, err)
-		}
-		if ok {
-			return true, nil
-		}
+// anyMatch asks about one text after the other.
+func anyMatch(p *pattern.Pattern, texts iter.Seq[string]) (bool, error) {
+	ok, err := p.MatchAny(texts)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrSlow, err)
 	}
-	return false, nil
+	return ok, err
 }
 
-// compileJQ reads a program without access to the environment or to modules.
-func compileJQ(text string, timeout time.Duration) (condition, error) {
-	if len(text) > pattern.MaxLength {
-		return nil, fmt.Errorf("jq: the program has %d bytes; %d are the most", len(text), pattern.MaxLength)
-	}
-	q, err := gojq.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("jq: %w", err)
-	}
-	code, err := gojq.Compile(q)
+// compileJQ reads a program.
+func compileJQ(text string, limits Limits) (condition, error) {
+	program, err := jq.Compile(text, limits.JQ)
 	if err != nil {
 		return nil, fmt.Errorf("jq: %w", err)
 	}
 	return func(r *Request) (bool, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), limits.JQTimeout)
 		defer cancel()
-		for _, line := range r.Header {
-			if yieldsTrue(ctx, code, line) {
-				return true, nil
-			}
-			if ctx.Err() != nil {
-				return false, fmt.Errorf("%w: the jq program", ErrSlow)
-			}
+		ok, err := program.Yields(ctx, r.Header)
+		switch {
+		case errors.Is(err, jq.ErrTooMuch):
+			return false, fmt.Errorf("%w: %w", ErrSlow, err)
+		case err != nil:
+			return false, fmt.Errorf("%w: the jq program", ErrSlow)
 		}
-		return false, nil
+		return ok, nil
 	}, nil
-}
-
-// yieldsTrue reports whether true is among what the program yields. A program that fails for
-// a line does not match it.
-func yieldsTrue(ctx context.Context, code *gojq.Code, line string) bool {
-	iter := code.RunWithContext(ctx, line)
-	for {
-		v, ok := iter.Next()
-		if !ok {
-			return false
-		}
-		switch v := v.(type) {
-		case bool:
-			if v {
-				return true
-			}
-		case error:
-			return false
-		}
-	}
 }

@@ -135,6 +135,7 @@ func TestSlow(t *testing.T) {
 	for name, spec := range map[string]Spec{
 		"pattern": {Rule: Rule{Header: `^(?=x)(x+x+)+y$`}},
 		"jq":      {Rule: Rule{JQ: `def f: f; f`}},
+		"memory":  {Rule: Rule{JQ: `"x" * 1e9 | length > 0`}},
 		"any of":  {AnyOf: []Rule{{JQ: `[range(1e12)] | length > 0`}, {Method: "POST"}}},
 	} {
 		f, err := Compile(spec)
@@ -153,6 +154,22 @@ func TestSlow(t *testing.T) {
 	}
 	if ok, err := f.Match(request("/", "a: b")); !ok || !errors.Is(err, ErrSlow) {
 		t.Errorf("beside one that matches: %v, %v", ok, err)
+	}
+}
+
+// TestSelectedAgain: a query that selects all of a body many times is given up.
+func TestSelectedAgain(t *testing.T) {
+	all := "[" + strings.Repeat("0,", 999) + "0]"
+	f, err := Compile(Spec{Rule: Rule{Body: &Body{"$" + all + all, "y"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := request("/")
+	r.Body = func(int, time.Duration) ([]byte, bool) {
+		return []byte(`[[["` + strings.Repeat("x", 60000) + `"]]]`), true
+	}
+	if ok, err := f.Match(r); ok || !errors.Is(err, ErrSlow) {
+		t.Errorf("%v, %v", ok, err)
 	}
 }
 

@@ -202,15 +202,14 @@ func (e *evaluation) call(c call, current any) any {
 	pattern := c.pattern
 	if pattern == nil {
 		dynamic, ok := e.value(c.args[1], current).(string)
-		if !ok || len(dynamic) > MaxLength || !e.step(len(dynamic)) {
+		if !ok {
 			return false
 		}
-		var err error
-		if pattern, err = compile(c.function, dynamic); err != nil {
+		if pattern, ok = e.compileFrom(c.function, dynamic); !ok {
 			return false
 		}
 	}
-	return e.step(1+len(text)/64) && pattern.MatchString(text)
+	return e.step(1+pattern.size*len(text)/workPerStep) && pattern.MatchString(text)
 }
 
 func length(v any) any {

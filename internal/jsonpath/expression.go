@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
+
+	"github.com/mirrord-go/mirrord/internal/pattern"
 )
 
 // The types of RFC 9535, section 2.4.1.
@@ -230,10 +232,31 @@ func (p *parser) call(word string, start int) (operand, error) {
 	return c, nil
 }
 
+// expression is a regular expression, of so many steps.
+type expression struct {
+	*regexp.Regexp
+	size int
+}
+
+// compileFrom compiles a pattern that a document has, and counts what that takes.
+func (e *evaluation) compileFrom(function, text string) (*expression, bool) {
+	if len(text) > MaxLength || !e.step(len(text)) {
+		return nil, false
+	}
+	x, err := compile(function, text)
+	return x, err == nil && e.step(x.size)
+}
+
 // compile makes a pattern for match, which is about the whole text, or for search.
-func compile(function, text string) (*regexp.Regexp, error) {
+func compile(function, text string) (*expression, error) {
+	text = strings.ToValidUTF8(text, "\uFFFD")
 	if function == "match" {
 		text = "^(?:" + text + ")$"
 	}
-	return regexp.Compile(strings.ToValidUTF8(text, "\uFFFD"))
+	size, err := pattern.Size(text)
+	if err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile(text)
+	return &expression{re, size}, err
 }

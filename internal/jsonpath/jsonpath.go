@@ -23,8 +23,10 @@ const (
 	MaxLength = 4096
 	// maxDepth bounds how deep filters and parentheses are nested.
 	maxDepth = 32
-	// MaxSteps bounds what one evaluation looks at: values, and the texts of patterns by 64 bytes.
+	// MaxSteps bounds what one evaluation looks at: values, and the texts of patterns by what matching takes.
 	MaxSteps = 1 << 20
+	// workPerStep is the bytes of a text, times the steps of the pattern, that count as one.
+	workPerStep = 256
 )
 
 // ErrTooMuch says that an evaluation was given up after [MaxSteps].

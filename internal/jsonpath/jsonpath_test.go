@@ -145,6 +145,36 @@ func TestTooMuch(t *testing.T) {
 	}
 }
 
+// TestPatternsAreBounded: a pattern becomes much more than it says, and a document may have thousands.
+func TestPatternsAreBounded(t *testing.T) {
+	big := strings.Repeat("x{999}", 9)
+	if _, err := Parse(`$[?search(@.a, '` + big + `')]`); err == nil {
+		t.Error("it is a pattern")
+	}
+	elements := strings.Repeat(`{"a":"y","b":"`+big+`"},`, 900) + strings.Repeat(`{"a":"y","b":"(x?){900}y"},`, 900) + `{"a":"y","b":"y"}`
+	doc, err := Decode([]byte("[" + elements + "]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Parse(`$[?search(@.a, @.b)].a`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.Select(doc); !errors.Is(err, ErrTooMuch) {
+		t.Errorf("%d values, %v", len(got), err)
+	}
+	long, err := Decode([]byte(`["` + strings.Repeat("x", 1<<20) + `"]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = Parse(`$[?search(@, '(x?){900}y')]`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Select(long); !errors.Is(err, ErrTooMuch) {
+		t.Errorf("a long text and a long pattern: %v", err)
+	}
+}
+
 func FuzzSelect(f *testing.F) {
 	f.Add(`$..book[?@.price<10 && match(@.a,'x')]['a',0,1:-1:2]`, store)
 	f.Add(`$[?!(typeof(@.b) == "null" || length(value($..c)) >= -1.5e3)]`, filters)

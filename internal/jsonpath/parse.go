@@ -3,7 +3,6 @@ package jsonpath
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -65,7 +64,7 @@ type (
 	call    struct {
 		function string
 		args     []operand // or query, for functions of several values
-		pattern  *regexp.Regexp
+		pattern  *expression
 	}
 )
 

@@ -14,6 +14,7 @@ package pattern
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"regexp/syntax"
 	"strings"
@@ -48,6 +49,7 @@ func IgnoreCase(o *options) { o.ignoreCase = true }
 type Pattern struct {
 	text  string
 	plain *regexp.Regexp  // nil when it backtracks
+	size  int             // of plain
 	slow  *regexp2.Regexp // nil when it does not
 }
 
@@ -83,21 +85,44 @@ func Compile(text string, opts ...Option) (*Pattern, error) {
 	if o.ignoreCase {
 		prefix = "(?i)"
 	}
-	if tree, err := syntax.Parse(text, syntax.Perl); err == nil && steps(tree) > MaxSteps {
-		return nil, &SyntaxError{text, fmt.Sprintf("with its repetitions written out it has more than %d steps", MaxSteps)}
+	size, err := Size(text)
+	if size > MaxSteps {
+		return nil, err
 	}
 	plain, err := regexp.Compile(prefix + text)
 	if err == nil {
-		return &Pattern{text: text, plain: plain}, nil
+		return &Pattern{text: text, plain: plain, size: size}, nil
 	}
 	if _, bare := regexp.Compile(text); bare != nil {
 		err = bare // which does not show the prefix
 	}
 	slow, slowErr := compileSlow(text, o)
+	if slowErr == nil && loops(text, slowFlags(o)) > MaxSteps {
+		return nil, tooManySteps(text)
+	}
 	if slowErr == nil {
 		return &Pattern{text: text, slow: slow}, nil
 	}
 	return nil, &SyntaxError{text, reason(err, slowErr)}
+}
+
+// Size is about how many instructions a regular expression of package regexp becomes, which is what it takes in
+// memory, some forty bytes each, and in time, for each byte of a text. Above [MaxSteps] the error is a [*SyntaxError],
+// as it is for a text that package regexp does not know.
+func Size(text string) (int, error) {
+	tree, err := syntax.Parse(text, syntax.Perl)
+	if err != nil {
+		return 0, &SyntaxError{text, reason(err, err)}
+	}
+	n := steps(tree)
+	if n > MaxSteps {
+		err = tooManySteps(text)
+	}
+	return n, err
+}
+
+func tooManySteps(text string) error {
+	return &SyntaxError{text, fmt.Sprintf("with its repetitions written out it has more than %d steps", MaxSteps)}
 }
 
 // steps is about how many instructions an expression becomes.
@@ -117,15 +142,19 @@ func steps(e *syntax.Regexp) int {
 
 // compileSlow reads the text for the engine that backtracks.
 func compileSlow(text string, o options) (re *regexp2.Regexp, err error) {
-	flags := regexp2.RegexOptions(regexp2.RE2)
-	if o.ignoreCase {
-		flags |= regexp2.IgnoreCase
-	}
-	if re, err = regexp2.Compile(text, flags); err != nil {
+	if re, err = regexp2.Compile(text, slowFlags(o)); err != nil {
 		return nil, err
 	}
 	re.MatchTimeout = MatchTimeout
 	return re, nil
+}
+
+func slowFlags(o options) regexp2.RegexOptions {
+	flags := regexp2.RegexOptions(regexp2.RE2)
+	if o.ignoreCase {
+		flags |= regexp2.IgnoreCase
+	}
+	return flags
 }
 
 // reason takes the words of the engine that the text was meant for: what the first one does
@@ -145,6 +174,33 @@ func reason(plain, slow error) string {
 
 // String is the text of the pattern.
 func (p *Pattern) String() string { return p.text }
+
+const (
+	// maxWork bounds what the linear engine does for one [Pattern.MatchAny], in steps for bytes: about a second
+	// of the worst. What is above that counts as too long at once.
+	maxWork = 1 << 27
+	// maxTime bounds the same of the engine that backtracks, whose every match may be just below its time-out.
+	maxTime = 2 * time.Second
+)
+
+// MatchAny reports whether the pattern matches a part of one of the texts. The error is [ErrTimeout], and means that
+// not all of them have been looked at.
+func (p *Pattern) MatchAny(texts iter.Seq[string]) (bool, error) {
+	work, start := 0, time.Now()
+	for s := range texts {
+		if work += (p.size + 1) * len(s); work > maxWork && p.plain != nil {
+			return false, ErrTimeout
+		}
+		ok, err := p.Match(s)
+		if ok || err != nil {
+			return ok, err
+		}
+		if p.slow != nil && time.Since(start) > maxTime {
+			return false, ErrTimeout
+		}
+	}
+	return false, nil
+}
 
 // Match reports whether the pattern matches a part of s. The error is [ErrTimeout].
 func (p *Pattern) Match(s string) (bool, error) {

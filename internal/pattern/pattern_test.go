@@ -3,6 +3,7 @@ package pattern
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,4 +190,52 @@ func FuzzCompile(f *testing.F) {
 			_, _ = p.Match(input)
 		}
 	})
+}
+
+// TestTooManyLoops: the engine that backtracks remembers each round of a loop, also where there is nothing to match.
+func TestTooManyLoops(t *testing.T) {
+	for text, refused := range map[string]bool{
+		`(?=x)(?:|a){1000000000}`:                   true,
+		`(?=x)(?:|a){1000000000,}?`:                 true,
+		`(?=x)(?:(?:(?:|a){100}){100}){100}`:        true,
+		`(?=x)(?:(?:|a){3000}b)(?:|c){3000}`:        true,
+		`(?=x)(?:(?:|a){1000}b)(?:|c){1000}`:        false,
+		`(?=x)[0-9a-f]{8}(-[0-9a-f]{4}){3}-x{99}`:   false,
+		`(?=x)(?:a{9999}|.{9999}){2}`:               false,
+		`(?=x)(?:ab|c){0,1000000000}`:               false, // only as often as there is text
+		`(?=x)(a|b)(?(1)c|d)(?<n>e)\k<n>(?>f)(?!g)`: false,
+	} {
+		_, err := Compile(text, IgnoreCase)
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "5000 steps") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// TestMatchAny: what all texts together may take is bounded.
+func TestMatchAny(t *testing.T) {
+	const line = "x-user: anna"
+	for name, tt := range map[string]struct {
+		pattern string
+		texts   []string
+		want    bool
+		err     error
+	}{
+		"none":      {"a", nil, false, nil},
+		"one":       {"^b", []string{"a", "b", "c"}, true, nil},
+		"no":        {"^d", []string{"a", "b", "c"}, false, nil},
+		"slow one":  {"^(?=x)x-user", []string{"a", line}, true, nil},
+		"slow no":   {"^(?=y)x-user", []string{"a", line}, false, nil},
+		"too much":  {"(?:x?){900}y", []string{"y", strings.Repeat("x", 1<<20)}, true, nil},
+		"too much2": {"(?:x?){900}z", slices.Repeat([]string{strings.Repeat("a", 1<<16)}, 100), false, ErrTimeout},
+		"much":      {"anna", slices.Repeat([]string{strings.Repeat("a", 1<<16)}, 100), false, nil},
+	} {
+		p, err := Compile(tt.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.MatchAny(slices.Values(tt.texts)); got != tt.want || !errors.Is(err, tt.err) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
 	"github.com/mirrord-go/mirrord/internal/agent/tlssteal"
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
+	"github.com/mirrord-go/mirrord/internal/jq"
 	"github.com/mirrord-go/mirrord/internal/pipe"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
@@ -23,6 +24,8 @@ import (
 const (
 	// maxBodies bounds the memory for bodies that filters look at, in bytes, of all connections.
 	maxBodies = 64 << 20
+	// maxPrograms bounds the jq programs that run at once, for all filters.
+	maxPrograms = 4
 	// The limits of what a subscription asks for: see wire.HTTPOptions.
 	maxBody          = 1 << 20
 	maxBodyTimeout   = time.Minute
@@ -30,8 +33,9 @@ const (
 	maxJQTimeout     = time.Second
 )
 
-func filterLimits(o wire.HTTPOptions) httpfilter.Limits {
+func filterLimits(o wire.HTTPOptions, programs jq.Gate) httpfilter.Limits {
 	return httpfilter.Limits{
+		JQ:          programs,
 		Body:        int(min(o.BodyLimit, maxBody)),
 		BodyTimeout: min(millis(o.BodyTimeout), maxBodyTimeout),
 		JQTimeout:   min(millis(o.JQTimeout), maxJQTimeout),

@@ -15,6 +15,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/agent/mirror"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/agent/steal"
+	"github.com/mirrord-go/mirrord/internal/jq"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -67,6 +68,7 @@ type incoming struct {
 	openMirror func(*slog.Logger) (mirrorer, error)
 	restAfter  time.Duration
 	bodies     *httpsplit.Budget
+	programs   jq.Gate
 	drain      chan struct{} // closed when connections are to end by themselves
 	// Notices that would come in floods.
 	overflow, incomplete throttle
@@ -99,7 +101,7 @@ func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error)
 		log: log, openSteal: openSteal, openMirror: openMirror, restAfter: restAfter,
 		stolen: map[uint16]*subscription{}, filtered: map[uint16][]*subscription{},
 		mirrored: map[uint16]map[*link]*subscription{}, idle: make(chan struct{}),
-		bodies: httpsplit.NewBudget(maxBodies), drain: make(chan struct{}),
+		bodies: httpsplit.NewBudget(maxBodies), programs: jq.NewGate(maxPrograms), drain: make(chan struct{}),
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in

@@ -60,7 +60,7 @@ func (in *incoming) newSubscription(l *link, req wire.Subscribe) (*subscription,
 	}
 	if sub.spec != nil {
 		var err error
-		if sub.filter, err = httpfilter.CompileWith(*sub.spec, filterLimits(sub.http)); err != nil {
+		if sub.filter, err = httpfilter.CompileWith(*sub.spec, filterLimits(sub.http, in.programs)); err != nil {
 			return nil, fmt.Errorf("%w: the HTTP filter: %w", syscall.EINVAL, err)
 		}
 	}
