@@ -46,6 +46,7 @@ type head struct {
 	expects          bool // Expect: 100-continue
 	asked            bool // for the body that it waits with
 	last             bool // a response that says that no other follows
+	offered          bool // HTTP/2, see stayHTTP1
 }
 
 // readHead reads up to and with the empty line. What it read is in raw also when it fails.
@@ -157,6 +158,7 @@ func readRequest(r *bufio.Reader) (*head, error) {
 	if h.minor == 0 && h.body == chunked {
 		return h, errUnclear
 	}
+	h.stayHTTP1()
 	return h, nil
 }
 

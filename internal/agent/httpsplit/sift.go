@@ -19,28 +19,33 @@ var ErrNotSifted = errors.New("requests can't be told apart here")
 // blocks until src has ended, reading or writing has failed, or src can't be followed any more:
 // then the error wraps [ErrNotSifted]. Bodies bounds memory as in [Options].
 //
-// Requests of HTTP/1 are copied as they are. One that asks for an upgrade takes along what
-// follows it. Whether the server agreed is not to be seen here, but a client that goes on with
-// another request is rare. Of HTTP/2 the chosen streams are written as a connection of their own; there
+// Requests of HTTP/1 are copied as they are, but for offers of HTTP/2. One that asks for an upgrade
+// takes along what follows it, unless that is a request again: then the server has not agreed. Of HTTP/2 the chosen streams are written as a connection of their own; there
 // a filter sees no bodies.
 func Sift(open func() (io.Writer, error), src io.Reader, choose func(*httpfilter.Request) bool, bodies *Budget) error {
 	s := &sifter{src: &source{r: src}, open: open, choose: choose, bodies: bodies}
 	s.in = bufio.NewReaderSize(s.src, bufferSize)
-	p := undecided
-	for p == undecided {
-		if _, err := s.in.Peek(s.in.Buffered() + 1); err != nil {
-			return ended(err)
-		}
-		b, _ := s.in.Peek(s.in.Buffered())
-		p = classify(b)
-	}
-	switch p {
-	case http1:
+	p, err := s.next()
+	switch {
+	case err != nil:
+		return ended(err)
+	case p == http1:
 		return s.http1()
-	case http2:
+	case p == http2:
 		return s.http2()
 	}
 	return ErrNotSifted
+}
+
+// next says what follows, which is not taken. With an error, all that follows is in the buffer.
+func (s *sifter) next() (p protocol, err error) {
+	for p == undecided && err == nil {
+		if _, err = s.in.Peek(s.in.Buffered() + 1); err == nil {
+			b, _ := s.in.Peek(s.in.Buffered())
+			p = classify(b)
+		}
+	}
+	return p, err
 }
 
 // sifter is a copy of one connection.
@@ -91,7 +96,7 @@ func (s *sifter) request(req *head) (end bool, err error) {
 	if _, err := out.Write(req.raw); err != nil {
 		return true, err
 	}
-	if req.upgrades() {
+	if req.start[0] == "CONNECT" {
 		_, err := io.Copy(out, s.in)
 		return true, ended(err)
 	}
@@ -100,7 +105,25 @@ func (s *sifter) request(req *head) (end bool, err error) {
 	} else if err != nil {
 		return true, ended(err)
 	}
+	if req.offered || req.upgrades() {
+		return s.upgraded(out)
+	}
 	return false, nil
+}
+
+// upgraded goes on behind a request that asked for another protocol.
+func (s *sifter) upgraded(out io.Writer) (end bool, err error) {
+	p, err := s.next()
+	switch {
+	case err == nil && p == http1:
+		return false, nil
+	case err == nil && p == http2 && s.out == nil:
+		return true, s.http2()
+	case err == nil && p == http2:
+		return true, ErrNotSifted // the copy is one of HTTP/1
+	}
+	_, err = io.Copy(out, s.in)
+	return true, ended(err)
 }
 
 // upgrades says that the connection may become something else after this request.
