@@ -276,3 +276,24 @@ func FuzzParseSet(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseValues: values are read or refused, and merged in any order without harm.
+func FuzzParseValues(f *testing.F) {
+	f.Add("image: {registry: a, tag: b}\nreplicas: 2\n", "image: null\n")
+	f.Add("a: &a [1, 2]\nb: *a\n", "a: {b: {c: d}}")
+	f.Add("a: 1\na: 2", "- 1")
+	f.Add("", "\x00")
+	f.Fuzz(func(t *testing.T, first, second string) {
+		a, err := ParseValues([]byte(first))
+		if err != nil {
+			return
+		}
+		b, err := ParseValues([]byte(second))
+		if err != nil {
+			return
+		}
+		if diff := cmp.Diff(a.Merge(b), a.Merge(b).Merge(b)); diff != "" {
+			t.Errorf("merging twice is another thing:\n%s", diff)
+		}
+	})
+}

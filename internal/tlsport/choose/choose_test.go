@@ -82,3 +82,35 @@ func TestPorts(t *testing.T) {
 		})
 	}
 }
+
+// FuzzPorts: of whatever is in an object, the ports that come out are in order, each once, and can be used.
+func FuzzPorts(f *testing.F) {
+	f.Add(config1("a", "team", "", "443"), config1("b", "", `selector: {matchLabels: {app: shop}},`, "443"))
+	f.Add(config1("a", "team", `targetPath: "*/shop*",`, "65535"), `{metadata: {name: a}, spec: {ports: 7}}`)
+	f.Add(`{metadata: {name: a}, spec: {ports: [{port: 443}], selector: {matchExpressions: [{key: a, operator: In, values: [b]}]}}}`, `{spec: null}`)
+	f.Add(`{metadata: 1}`, `{metadata: {name: {a: 1}}, spec: []}`)
+	target := policy.Target{
+		Path: config.TargetPath{Kind: config.Deployment, Name: "shop"}, Namespace: "team",
+		Objects: []policy.Object{{Kind: config.Deployment, Name: "shop", Labels: map[string]string{"app": "shop"}}},
+	}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		var all []map[string]any
+		for _, text := range []string{first, second} {
+			var o map[string]any
+			if yaml.Unmarshal([]byte(text), &o) == nil {
+				all = append(all, o)
+			}
+		}
+		ports, problems := Ports(all, target)
+		for i, p := range ports {
+			if err := p.Check(); err != nil || i > 0 && p.Port <= ports[i-1].Port {
+				t.Errorf("port %d of %d: %v", i, len(ports), err)
+			}
+		}
+		for _, p := range problems {
+			if p.Error() == "" {
+				t.Error("a problem without words")
+			}
+		}
+	})
+}
