@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,17 +10,22 @@ import (
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 )
 
 // Apply applies manifests, YAML or JSON, several separated by "---", on the server's side. Objects that name no namespace
 // go to ns. What lies outside ns and was not there before is deleted when the test ends, except
-// CustomResourceDefinitions: they stay, as other tests may be using them. Apply waits until those are served.
+// CustomResourceDefinitions: they stay, as other tests may be using them. Apply waits until those are served, and until
+// the rights in bindings of roles are in force.
 func (e *Env) Apply(t testing.TB, ns, manifests string) []*unstructured.Unstructured {
 	t.Helper()
 	objects, err := decode(manifests)
@@ -29,6 +35,11 @@ func (e *Env) Apply(t testing.TB, ns, manifests string) []*unstructured.Unstruct
 	for i, o := range objects {
 		if objects[i], err = e.apply(t, ns, o); err != nil {
 			t.Fatalf("apply %s %s: %v", o.GetKind(), o.GetName(), err)
+		}
+	}
+	for _, o := range objects {
+		if err := e.waitGranted(limited(t), o); err != nil {
+			t.Fatalf("rights of %s %s: %v", o.GetKind(), o.GetName(), err)
 		}
 	}
 	return objects
@@ -117,7 +128,8 @@ func (e *Env) resource(_ context.Context, ns string, o *unstructured.Unstructure
 	return client.Namespace(ns), nil
 }
 
-// waitServed waits until the API server serves the resources of a definition.
+// waitServed waits until the API server serves the resources of a definition: that is a moment after it says so, first in its
+// list of resources and then the resources themselves.
 func (e *Env) waitServed(ctx context.Context, definitions dynamic.ResourceInterface, name string) error {
 	return poll(ctx, func(ctx context.Context) error {
 		crd, err := definitions.Get(ctx, name, metav1.GetOptions{})
@@ -130,11 +142,111 @@ func (e *Env) waitServed(ctx context.Context, definitions dynamic.ResourceInterf
 		}
 		for _, c := range conditions {
 			if c, ok := c.(map[string]any); ok && c["type"] == "Established" && c["status"] == "True" {
-				return nil
+				return e.lists(ctx, crd)
 			}
 		}
 		return fmt.Errorf("definition %s is not established", name)
 	})
+}
+
+// lists lists objects of a definition, of each version that is served, as a client does that knows but their kind.
+func (e *Env) lists(ctx context.Context, crd *unstructured.Unstructured) error {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
+	versions, _, err := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		v, ok := v.(map[string]any)
+		if !ok || v["served"] != true {
+			continue
+		}
+		name, _ := v["name"].(string)
+		mapping, err := e.mapper.RESTMapping(schema.GroupKind{Group: group, Kind: kind}, name)
+		if err != nil {
+			e.mapper.Reset()
+			return err
+		}
+		if _, err := e.Dynamic.Resource(mapping.Resource).List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitGranted waits until the API server knows what a binding of a role allows: it reads them a moment after they were made.
+// Other objects, and bindings of roles that do not exist, are nothing to wait for.
+func (e *Env) waitGranted(ctx context.Context, o *unstructured.Unstructured) error {
+	var binding rbacv1.RoleBinding // the other kind has the same fields
+	if kind := o.GetKind(); kind != "RoleBinding" && kind != "ClusterRoleBinding" {
+		return nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &binding); err != nil {
+		return err
+	}
+	var rules []rbacv1.PolicyRule
+	if binding.RoleRef.Kind == "Role" {
+		role, err := e.Client.RbacV1().Roles(binding.Namespace).Get(ctx, binding.RoleRef.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rules = role.Rules
+	} else {
+		role, err := e.Client.RbacV1().ClusterRoles().Get(ctx, binding.RoleRef.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rules = role.Rules
+	}
+	for _, s := range binding.Subjects {
+		if err := e.granted(ctx, s, binding.Namespace, rules); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// granted waits until a user or a group may do what the rules say, one example of each.
+func (e *Env) granted(ctx context.Context, who rbacv1.Subject, ns string, rules []rbacv1.PolicyRule) error {
+	review := authorizationv1.SubjectAccessReviewSpec{}
+	switch who.Kind {
+	case rbacv1.UserKind:
+		review.User = who.Name
+	case rbacv1.GroupKind:
+		review.User, review.Groups = "clustertest-anybody", []string{who.Name}
+	case rbacv1.ServiceAccountKind:
+		review.User = "system:serviceaccount:" + cmp.Or(who.Namespace, ns) + ":" + who.Name
+	}
+	for _, r := range rules {
+		if len(r.APIGroups) == 0 || len(r.Resources) == 0 || len(r.Verbs) == 0 {
+			continue // paths, not resources
+		}
+		resource, sub, _ := strings.Cut(r.Resources[0], "/")
+		review.ResourceAttributes = &authorizationv1.ResourceAttributes{
+			Namespace: ns, Group: r.APIGroups[0], Resource: resource, Subresource: sub, Verb: r.Verbs[0],
+		}
+		if len(r.ResourceNames) > 0 {
+			review.ResourceAttributes.Name = r.ResourceNames[0]
+		}
+		err := poll(ctx, func(ctx context.Context) error {
+			answer, err := e.Client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: review}, metav1.CreateOptions{})
+			if err == nil && !answer.Status.Allowed {
+				err = fmt.Errorf("%s may not %s %s yet: %s", who.Name, r.Verbs[0], r.Resources[0], answer.Status.Reason)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Kubectl runs the cluster's kubectl with the kubeconfig and returns its output; stdin may be nil. It fails the test when

@@ -103,21 +103,27 @@ func (e *Env) Pod(t testing.TB, ns, name string) *corev1.Pod {
 	return pod
 }
 
-// Pods returns the ready pods that the label selector, such as app=echo, matches: at least one.
+// Pods returns the ready pods that the label selector, such as app=echo, matches: at least one, for which it waits.
 func (e *Env) Pods(t testing.TB, ns, selector string) []corev1.Pod {
 	t.Helper()
-	list, err := e.Client.CoreV1().Pods(ns).List(limited(t), metav1.ListOptions{LabelSelector: selector})
+	var pods []corev1.Pod
+	err := poll(limited(t), func(ctx context.Context) error {
+		list, err := e.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{LabelSelector: selector})
+		if err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if pod := &list.Items[i]; pod.DeletionTimestamp == nil && podReady(pod) == nil {
+				pods = append(pods, *pod)
+			}
+		}
+		if len(pods) == 0 {
+			return fmt.Errorf("no pod of %s with %s is ready", ns, selector)
+		}
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	var pods []corev1.Pod
-	for i := range list.Items {
-		if pod := &list.Items[i]; pod.DeletionTimestamp == nil && podReady(pod) == nil {
-			pods = append(pods, *pod)
-		}
-	}
-	if len(pods) == 0 {
-		t.Fatalf("no pod of %s with %s is ready", ns, selector)
 	}
 	return pods
 }

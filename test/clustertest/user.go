@@ -28,8 +28,8 @@ type Grant struct {
 }
 
 // User makes a user who may do what the grants say and nothing else, and returns the path of a kubeconfig for them, whose
-// namespace is that of the first grant. The user is known by the name alone, so a test that runs beside others should
-// choose one of its own, perhaps with the namespace in it.
+// namespace is that of the first grant. The rights are in force when it returns. The user is known by the name alone, so a
+// test that runs beside others should choose one of its own, perhaps with the namespace in it.
 func (e *Env) User(t testing.TB, name string, grants ...Grant) string {
 	t.Helper()
 	ctx := limited(t)
@@ -72,7 +72,10 @@ func (e *Env) grant(t testing.TB, object, user string, g Grant) error {
 		_, err2 := rbac.RoleBindings(g.Namespace).Create(ctx, &rbacv1.RoleBinding{
 			ObjectMeta: m, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: object},
 		}, metav1.CreateOptions{})
-		return errors.Join(err, err2)
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		return e.granted(ctx, subjects[0], g.Namespace, g.Rules)
 	}
 	m := metav1.ObjectMeta{GenerateName: "clustertest-" + object + "-"}
 	role, err := rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: m, Rules: g.Rules}, metav1.CreateOptions{})
@@ -99,7 +102,7 @@ func (e *Env) grant(t testing.TB, object, user string, g Grant) error {
 			t.Error(err)
 		}
 	})
-	return nil
+	return e.granted(ctx, subjects[0], "", g.Rules)
 }
 
 // sign has the cluster sign a client certificate. It is valid for a day.

@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/mirrord-go/mirrord/test/clustertest"
@@ -93,6 +95,14 @@ func TestRefusedByQuota(t *testing.T) {
 			err = errors.New("the quota is not in force")
 		}
 		return err
+	})
+	eventually(t, func() error { // who decides about pods reads it by itself
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "none", Image: "none"}}}}
+		_, err := s.Client.CoreV1().Pods(s.ns).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if !apierrors.IsForbidden(err) {
+			return fmt.Errorf("a pod more is not refused: %w", err)
+		}
+		return nil
 	})
 	check := s.untouched(t)
 	s.mirrord(t, call{args: []string{"exec", "-t", "deployment/shop", "--", "true"}}).refused(t, 1,

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,12 +76,16 @@ func testDNSRemote(t *testing.T, s *stage, ref string) {
 		"legacy.example.com", "legacy", "web",
 		"nothing", "nothing." + s.ns + ".svc.cluster.local", "nothing.example.com",
 	}
-	want := s.lookUpInPod(t, names...)
-	for _, n := range names {
-		if l := want[n]; len(l.Answers) == 0 != strings.HasPrefix(n, "nothing") {
-			t.Errorf("in the pod %s resolves to %v, %s", n, l.Answers, l.Error)
+	var want map[string]lookedUp
+	eventually(t, func() error {
+		want = s.lookUpInPod(t, names...)
+		for _, n := range names {
+			if l := want[n]; len(l.Answers) == 0 != strings.HasPrefix(n, "nothing") || len(l.Answers) == 0 && !l.Absent {
+				return fmt.Errorf("in the pod %s resolves to %v, %s", n, l.Answers, l.Error)
+			}
 		}
-	}
+		return nil
+	})
 	var steps []string
 	for _, n := range names {
 		steps = append(steps, "resolve "+n)

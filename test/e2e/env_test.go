@@ -38,7 +38,7 @@ spec:
     - {name: HOME, value: /pod/home}
     - {name: SHARED, value: pod}
     envFrom: [{configMapRef: {name: settings}}]
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
 `
 
 // TestEnvironment: a real child has the target's variables, as feature.env says.

@@ -30,6 +30,7 @@ spec:
     image: cluster.local/workload:test
     imagePullPolicy: Never
     args: [serve, -name, pod, -http, ":8080"]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
     volumeMounts: [{name: conf, mountPath: /etc/shop}, {name: data, mountPath: /data/shop}]
 `
 

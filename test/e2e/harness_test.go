@@ -25,8 +25,12 @@ import (
 	"github.com/mirrord-go/mirrord/test/clustertest"
 )
 
-// patience is how long the tests wait for what takes a second or two on an idle machine.
-const patience = 90 * time.Second
+// patience is how long the tests wait for what takes a second or two on an idle machine. It ends a test that has failed
+// already: no machine is so slow that a good one takes as long.
+const patience = 5 * time.Minute
+
+// bulkPatience is the same for what moves gigabytes.
+const bulkPatience = 30 * time.Minute
 
 // agentImage is the agent's image in the cluster, loaded for each run of the tests.
 const agentImage = "test.mirrord.local/mirrord-agent:e2e"
@@ -82,8 +86,21 @@ func build(t *testing.T, env *clustertest.Env) {
 			built.err = err
 			return
 		}
-		if out, err := env.Kubectl(t, env.Kubeconfig, crds, "apply", "-f", "-"); err != nil {
+		out, err := env.Kubectl(t, env.Kubeconfig, crds, "apply", "-f", "-")
+		if err != nil {
 			built.err = fmt.Errorf("installing the types: %w\n%s", err, out)
+			return
+		}
+		// They are served a moment later.
+		for line := range strings.Lines(out) {
+			name, isType := strings.CutPrefix(strings.Fields(line)[0], "customresourcedefinition.apiextensions.k8s.io/")
+			if !isType {
+				continue
+			}
+			eventually(t, func() error {
+				_, err := env.Kubectl(t, env.Kubeconfig, nil, "get", name, "-A")
+				return err
+			})
 		}
 	})
 	if built.err != nil {
@@ -141,7 +158,8 @@ func (s *stage) configFile(t *testing.T, r run) string {
 	if _, ok := c["operator"]; !ok {
 		c["operator"] = false // another test's may be there
 	}
-	agent := object{"image": agentImage, "image_pull_policy": "Never"}
+	// On a busy machine, an agent may need longer than users would wait.
+	agent := object{"image": agentImage, "image_pull_policy": "Never", "startup_timeout": int(patience.Seconds())}
 	if a, ok := c["agent"].(object); ok {
 		for k, v := range a {
 			agent[k] = v
@@ -200,7 +218,7 @@ func (s *stage) start(t *testing.T, r run) *session {
 			_ = se.cmd.Process.Signal(syscall.SIGTERM)
 			select {
 			case <-se.done:
-			case <-time.After(20 * time.Second):
+			case <-time.After(patience):
 				_ = se.cmd.Process.Kill()
 				<-se.done
 			}
@@ -294,10 +312,16 @@ func (se *session) subscribed(port uint16) {
 // wait waits until the session has ended and returns its exit code.
 func (se *session) wait() int {
 	se.t.Helper()
+	return se.waitFor(patience)
+}
+
+// waitFor is wait with another limit.
+func (se *session) waitFor(limit time.Duration) int {
+	se.t.Helper()
 	select {
 	case <-se.done:
 		return se.code
-	case <-time.After(patience):
+	case <-time.After(limit):
 		se.t.Fatal("the session did not end")
 		return -1
 	}

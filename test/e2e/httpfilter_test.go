@@ -436,7 +436,7 @@ func testFilterPolicies(t *testing.T, s *stage, port uint16) {
 			}
 			for _, want := range []string{"the cluster's policies do not allow it", s.ns + "/own-header", "^x-user: [a-z]+$"} {
 				if se.code != 1 || !strings.Contains(se.stderr(), want) {
-					t.Errorf("%s: exit code %d, %q is not said", what, se.code, want)
+					return fmt.Errorf("%s: exit code %d, %q is not said:\n%s", what, se.code, want, se.stderr())
 				}
 			}
 			return nil

@@ -44,9 +44,10 @@ type sighting struct {
 	err  error
 }
 
-func watch(t *testing.T, url string) *watcher {
+// watch asks the URL. A request that takes longer than limit has failed.
+func watch(t *testing.T, url string, limit time.Duration) *watcher {
 	w := &watcher{stop: make(chan struct{}), stopped: make(chan struct{})}
-	c := &http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := &http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true}}
 	go func() {
 		defer close(w.stopped)
 		tick := time.NewTicker(20 * time.Millisecond)
@@ -106,7 +107,7 @@ func (w *watcher) steadyAgain(t *testing.T, from time.Time, name string) time.Du
 			took = w.answers[i].at.Sub(from)
 		}
 		if row < 10 {
-			return fmt.Errorf("%s answered %d times in a row since the kill; last: %+v", name, row, w.answers[len(w.answers)-1])
+			return fmt.Errorf("%s answered %d times in a row since %v; at the end: %+v", name, row, from, w.answers[max(0, len(w.answers)-1):])
 		}
 		return nil
 	})
@@ -127,8 +128,29 @@ func (w *watcher) allowed(from time.Time) time.Duration {
 	return max(backWithin, time.Duration(float64(backWithin)*pace.Seconds()/idle.Seconds()))
 }
 
+// quick is the limit of requests with which a watcher sees from when on somebody answers.
+const quick = 300 * time.Millisecond
+
 // deletedPod is the part that does not end at the moment when it is told to.
 const deletedPod = "the agent's pod"
+
+// part is something of a session that can die.
+type part struct {
+	name string
+	kill func(t *testing.T, se *session)
+	// inTime and late are the times that the target served again within what is promised, and that it did not.
+	inTime, late int
+}
+
+// alwaysLate tells whether the target was late whenever the part died. A machine that stalls for a moment makes it late
+// once; a part that nobody misses in time makes it late each time.
+func (p *part) alwaysLate() bool { return p.late > 0 && p.inTime == 0 }
+
+// muchLate is as many times what is promised as no single time may take.
+const muchLate = 20
+
+// moreRounds are how many more a part gets that was always late.
+const moreRounds = 5
 
 // last is when name answered last.
 func (w *watcher) last(name string) time.Time {
@@ -143,7 +165,8 @@ func (w *watcher) last(name string) time.Time {
 }
 
 // TestKilledAtAnyMoment ends each part of a session without warning at a random moment: the
-// pod serves again within a second, and nothing of the session stays.
+// pod serves again within a second, and nothing of the session stays. Each time it serves again
+// soon; that it is within a second is judged by all times that the part died.
 func TestKilledAtAnyMoment(t *testing.T) {
 	s := newStage(t)
 	s.deploy(t, shop, "deployment/shop")
@@ -153,68 +176,81 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if testing.Short() {
 		rounds = 5
 	}
-	parts := []struct {
-		name string
-		kill func(t *testing.T, se *session)
-	}{
-		{"the CLI", func(t *testing.T, se *session) { must(t, se.cmd.Process.Kill()) }},
-		{"the CLI, by SIGTERM", func(t *testing.T, se *session) { must(t, se.cmd.Process.Signal(syscall.SIGTERM)) }},
-		{"the CLI, by Ctrl-C", func(t *testing.T, se *session) { must(t, syscall.Kill(-se.cmd.Process.Pid, syscall.SIGINT)) }},
-		{"the agent's worker", func(t *testing.T, se *session) { s.killAgent(t, true) }},
-		{"the agent's first process", func(t *testing.T, se *session) { s.killAgent(t, false) }},
-		{deletedPod, func(t *testing.T, se *session) { s.deleteAgentPod(t) }},
-		{"the local process", func(t *testing.T, se *session) { must(t, syscall.Kill(se.started().PID, syscall.SIGKILL)) }},
+	parts := []*part{
+		{name: "the CLI", kill: func(t *testing.T, se *session) { must(t, se.cmd.Process.Kill()) }},
+		{name: "the CLI, by SIGTERM", kill: func(t *testing.T, se *session) { must(t, se.cmd.Process.Signal(syscall.SIGTERM)) }},
+		{name: "the CLI, by Ctrl-C", kill: func(t *testing.T, se *session) { must(t, syscall.Kill(-se.cmd.Process.Pid, syscall.SIGINT)) }},
+		{name: "the agent's worker", kill: func(t *testing.T, se *session) { s.killAgent(t, true) }},
+		{name: "the agent's first process", kill: func(t *testing.T, se *session) { s.killAgent(t, false) }},
+		{name: deletedPod, kill: func(t *testing.T, se *session) { s.deleteAgentPod(t) }},
+		{name: "the local process", kill: func(t *testing.T, se *session) { must(t, syscall.Kill(se.started().PID, syscall.SIGKILL)) }},
 	}
-	w := watch(t, url)
+	w := watch(t, url, quick)
 	restarts := s.restarts(t)
 	for i := range rounds {
-		part := parts[i%len(parts)]
-		t.Run(fmt.Sprintf("%02d %s", i+1, part.name), func(t *testing.T) {
-			se := s.start(t, run{
-				config: object{
-					"feature": object{"network": object{"incoming": "steal"}},
-					"agent":   object{"communication_timeout": 2},
-				},
-				command: []string{built.workload, "serve", "-http", ":8080", "-name", "laptop"},
-			})
-			se.subscribed(8080)
-			local := se.started().PID
-			eventually(t, func() error {
-				name, err := whoAnswers(http.DefaultClient, url)
-				if err == nil && name != "laptop" {
-					err = fmt.Errorf("answered by %q", name)
-				}
-				return err
-			})
-			time.Sleep(rand.N(300 * time.Millisecond)) // the moment is random: that is the test
-			killed := time.Now()
-			part.kill(t, se)
-			took := w.steadyAgain(t, killed, pod)
-			if part.name == deletedPod {
-				// The kubelet ends a deleted pod some time after it was asked to, and until
-				// then the session serves.
-				if last := w.last("laptop"); last.After(killed) {
-					took -= last.Sub(killed)
-				}
-			}
-			if most := w.allowed(killed); took > most {
-				t.Errorf("the pod served again after %v, want %v at most", took, most)
-			} else {
-				t.Logf("the pod served again after %v", took.Round(time.Millisecond))
-			}
-			se.wait()
-			eventually(t, func() error {
-				if alive(local) {
-					return fmt.Errorf("the local process (%d) still runs", local)
-				}
-				return nil
-			})
-			s.nothingRemains(t)
-		})
+		p := parts[i%len(parts)]
+		t.Run(fmt.Sprintf("%02d %s", i+1, p.name), func(t *testing.T) { s.dies(t, p, w, url, pod) })
+	}
+	for _, p := range parts {
+		for n := 0; n < moreRounds && p.alwaysLate(); n++ {
+			t.Run("again "+p.name, func(t *testing.T) { s.dies(t, p, w, url, pod) })
+		}
+		if p.alwaysLate() {
+			t.Errorf("%s died %d times, and each time the pod served again too late", p.name, p.late)
+		}
 	}
 	if now := s.restarts(t); now != restarts {
 		t.Errorf("the target's container was restarted %d times", now-restarts)
 	}
+}
+
+// dies is a session of which a part dies.
+func (s *stage) dies(t *testing.T, p *part, w *watcher, url, pod string) {
+	se := s.start(t, run{
+		config: object{
+			"feature": object{"network": object{"incoming": "steal"}},
+			"agent":   object{"communication_timeout": 2},
+		},
+		command: []string{built.workload, "serve", "-http", ":8080", "-name", "laptop"},
+	})
+	se.subscribed(8080)
+	local := se.started().PID
+	eventually(t, func() error {
+		name, err := whoAnswers(http.DefaultClient, url)
+		if err == nil && name != "laptop" {
+			err = fmt.Errorf("answered by %q", name)
+		}
+		return err
+	})
+	time.Sleep(rand.N(300 * time.Millisecond)) // the moment is random: that is the test
+	killed := time.Now()
+	p.kill(t, se)
+	took := w.steadyAgain(t, killed, pod)
+	if p.name == deletedPod {
+		// The kubelet ends a deleted pod some time after it was asked to, and until
+		// then the session serves.
+		if last := w.last("laptop"); last.After(killed) {
+			took -= last.Sub(killed)
+		}
+	}
+	most := w.allowed(killed)
+	t.Logf("the pod served again after %v, promised are %v", took.Round(time.Millisecond), most.Round(time.Millisecond))
+	switch {
+	case took > muchLate*most:
+		t.Errorf("the pod served again after %v, want %v", took, most)
+	case took > most:
+		p.late++
+	default:
+		p.inTime++
+	}
+	se.wait()
+	eventually(t, func() error {
+		if alive(local) {
+			return fmt.Errorf("the local process (%d) still runs", local)
+		}
+		return nil
+	})
+	s.nothingRemains(t)
 }
 
 // alive says whether a process is there and has not ended: a zombie has.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/mirrord-go/mirrord/internal/cli/progress"
 )
@@ -43,7 +42,7 @@ func TestListeners(t *testing.T) {
 		se := start(t, object{"listen_ports": [][]uint16{{port, there}}}, nil, listen...)
 		se.subscribed(port)
 		answers(t, "laptop")
-		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", there), 10*time.Second)
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", there), patience)
 		if err != nil {
 			t.Fatalf("the port is not where listen_ports wants it: %v", err)
 		}

@@ -73,8 +73,10 @@ func (m *matrix) testRunning(t *testing.T) {
 	}
 	for _, s := range stages {
 		s.WaitReady(t, s.ns, "pod/web", "pod/db")
-		s.served(t, "db")
-		s.served(t, "blocked")
+		for _, service := range []string{"db", "blocked"} {
+			s.served(t, service)
+			s.named(t, service)
+		}
 	}
 	s := stages[m.ns]
 	web4, _ := s.ips(t, "web")

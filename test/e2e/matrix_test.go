@@ -343,9 +343,7 @@ func (m *matrix) decided(t *testing.T, u *sessionUser, session func() sessions.S
 	eventually(t, func() error { // until the operator has read all that there is
 		made, err := u.create(session())
 		if err == nil {
-			if err := u.end(made.Name); err != nil {
-				t.Error(err)
-			}
+			u.mustEnd(made.Name)
 			if len(want) > 0 {
 				return fmt.Errorf("%s in %s: allowed, want %q", u.name, u.ns, want)
 			}

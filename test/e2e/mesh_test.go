@@ -70,7 +70,7 @@ spec:
     image: %[2]s
     imagePullPolicy: Never
     args: [serve, -admin, ":8090", -http, ":8080"]
-    readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1, timeoutSeconds: 60}
   - name: istio-proxy
     image: %[1]s
     imagePullPolicy: Never
@@ -117,11 +117,23 @@ func TestMesh(t *testing.T) {
 			}
 		}
 	}
+	eventually(t, func() error { // the sidecar may have been started later
+		for _, u := range urls {
+			if a := s.ask(t, u); a.Error != "" {
+				return fmt.Errorf("%s: %+v", u, a)
+			}
+		}
+		return nil
+	})
 	answeredBy(t, "web")
-	before := s.passed(t)
-	if n := len(before); n < len(urls) || !before[n-1].TLS || before[n-1].Way != "inbound" {
-		t.Fatalf("the mesh does not do what it is for: %+v", before)
-	}
+	eventually(t, func() error { // what it says takes a while to be read
+		all := s.passed(t)
+		secure := slices.ContainsFunc(all, func(p passed) bool { return p.TLS && p.Way == "inbound" })
+		if !secure || len(all) < len(urls) {
+			return fmt.Errorf("the mesh does not do what it is for: %+v", all)
+		}
+		return nil
+	})
 
 	for _, mode := range []string{"steal", "mirror"} {
 		for _, ephemeral := range []bool{false, true} {

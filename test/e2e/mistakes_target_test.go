@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/mirrord-go/mirrord/test/clustertest"
 )
@@ -164,13 +163,11 @@ func TestAgentImageMistakes(t *testing.T) {
 		{"another program", clustertest.WorkloadImage, "Never", nil, []string{"its container ended with code 2", `Is "agent.image" an image of mirrord-agent, of this version?`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			began := time.Now()
-			args := append([]string{"exec", "-t", "deployment/shop", "-i", test.image, "--agent-startup-timeout", "80"}, test.flags...)
+			// The call is given up much earlier.
+			never := fmt.Sprint(int(10 * patience.Seconds()))
+			args := append([]string{"exec", "-t", "deployment/shop", "-i", test.image, "--agent-startup-timeout", never}, test.flags...)
 			o := s.mirrord(t, call{args: append(args, "--", "true"), env: []string{"MIRRORD_AGENT_IMAGE_PULL_POLICY=" + test.policy}})
 			o.refused(t, 1, append(test.says, `"agent.image"`)...)
-			if took := time.Since(began); took > time.Minute {
-				t.Errorf("it took %s to say so", took)
-			}
 		})
 	}
 }

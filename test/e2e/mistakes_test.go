@@ -49,7 +49,10 @@ func (s *stage) mirrord(t *testing.T, c call) outcome {
 	}
 	cmd := exec.CommandContext(ctx, built.mirrord, c.args...)
 	cmd.Dir, cmd.Stdin = c.dir, strings.NewReader(c.stdin)
-	env := []string{"KUBECONFIG=" + kubeconfig, "MIRRORD_AGENT_IMAGE=" + agentImage, "MIRRORD_AGENT_IMAGE_PULL_POLICY=Never"}
+	env := []string{
+		"KUBECONFIG=" + kubeconfig, "MIRRORD_AGENT_IMAGE=" + agentImage, "MIRRORD_AGENT_IMAGE_PULL_POLICY=Never",
+		fmt.Sprintf("MIRRORD_AGENT_STARTUP_TIMEOUT=%d", int(patience.Seconds())), // see configFile
+	}
 	if slices.Contains([]string{"exec", "ls"}, c.args[0]) {
 		env = append(env, "MIRRORD_OPERATOR_ENABLE=false") // another test's may be there
 	}

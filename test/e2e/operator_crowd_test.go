@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -137,7 +136,7 @@ func (s *crowdStage) goOn(t *testing.T, after string) {
 
 // metric sums a metric over all replicas. The labels are as in the text format, such as
 // {mode="steal"}.
-func (s *crowdStage) metric(t *testing.T, name string) (sum float64) {
+func (s *crowdStage) metric(t *testing.T, name string) (sum float64, err error) {
 	t.Helper()
 	for _, pod := range s.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-operator") {
 		port := int32(0)
@@ -147,10 +146,14 @@ func (s *crowdStage) metric(t *testing.T, name string) (sum float64) {
 			}
 		}
 		resp, err := http.Get(url(pod.Status.PodIP, int(port)) + "metrics")
-		must(t, err)
+		if err != nil {
+			return 0, err
+		}
 		text, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
-		must(t, err)
+		if err != nil {
+			return 0, err
+		}
 		for line := range strings.Lines(string(text)) {
 			if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
 				v, err := strconv.ParseFloat(value, 64)
@@ -159,7 +162,7 @@ func (s *crowdStage) metric(t *testing.T, name string) (sum float64) {
 			}
 		}
 	}
-	return sum
+	return sum, nil
 }
 
 // killReplica takes one away without a word.
@@ -194,17 +197,20 @@ func TestReplicasUnderSessions(t *testing.T) {
 				`mirrord_operator_leader`:                   1,
 				`mirrord_operator_agents`:                   3,
 			} {
-				if got := s.metric(t, name); got != want {
-					return fmt.Errorf("%s is %v, want %v", name, got, want)
+				if got, err := s.metric(t, name); err != nil || got != want {
+					return fmt.Errorf("%s is %v, want %v: %w", name, got, want, err)
 				}
 			}
-			if s.metric(t, `mirrord_operator_session_bytes{direction="from_client"}`) == 0 {
-				return errors.New("no bytes of sessions are counted")
+			if bytes, err := s.metric(t, `mirrord_operator_session_bytes{direction="from_client"}`); err != nil || bytes == 0 {
+				return fmt.Errorf("no bytes of sessions are counted: %w", err)
 			}
 			return nil
 		})
 	})
 	agents := s.agentsNow(t)
+	if len(agents) == 0 {
+		t.Fatal("there is no agent")
+	}
 	for i, pod := range s.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-operator") {
 		s.killReplica(t, &pod)
 		t.Logf("replica %d killed: a new session runs after %v", i+1, s.begins(t).Round(time.Millisecond))
@@ -247,10 +253,16 @@ func TestReplicasUnderSessions(t *testing.T) {
 		return nil
 	})
 
+	eventually(t, func() error {
+		if broke, back := cli.pauses(); broke != back {
+			return fmt.Errorf("a real client was told of %d pauses and %d ends of one", broke, back)
+		}
+		return nil
+	})
 	broke, back := cli.pauses()
 	t.Logf("a real client was told of %d pauses and %d ends of one", broke, back)
-	if code := cli.stop(); code == 1 || broke != back {
-		t.Errorf("exit code %d, %d pauses and %d ends of one", code, broke, back)
+	if code := cli.stop(); code == 1 {
+		t.Error("the session failed")
 	}
 }
 
@@ -258,7 +270,10 @@ func TestReplicasUnderSessions(t *testing.T) {
 func (s *crowdStage) agentsNow(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, p := range s.Pods(t, "mirrord", "app.kubernetes.io/name=mirrord-agent") {
+	// Ready or not: that changes on a busy machine.
+	list, err := s.Client.CoreV1().Pods("mirrord").List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=mirrord-agent"})
+	must(t, err)
+	for _, p := range list.Items {
 		if p.DeletionTimestamp == nil {
 			all[string(p.UID)] = p.Name
 		}
@@ -294,18 +309,22 @@ func (s *crowdStage) usageOf(t *testing.T, pods []corev1.Pod) (u usage) {
 			if !strings.Contains(args, "mirrord") {
 				continue
 			}
-			u.n++
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-			must(t, err)
+			if err != nil {
+				continue // it has ended
+			}
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if err != nil {
+				continue
+			}
+			u.n++
 			for line := range strings.Lines(string(b)) {
 				var kib int
 				if n, _ := fmt.Sscanf(line, "RssAnon: %d kB", &kib); n == 1 {
 					u.kib += kib
 				}
 			}
-			b, err = os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			must(t, err)
-			_, rest, _ := strings.Cut(string(b), ") ")
+			_, rest, _ := strings.Cut(string(stat), ") ")
 			fields := strings.Fields(rest) // utime and stime are 14 and 15, see proc_pid_stat(5)
 			for _, f := range fields[11:13] {
 				ticks, _ := strconv.Atoi(f)
@@ -320,22 +339,27 @@ func (s *crowdStage) usageOf(t *testing.T, pods []corev1.Pod) (u usage) {
 // requests that it serves at a time: other users would wait for as long as sessions last.
 func (s *crowdStage) leavesPlace(t *testing.T, sessions int) {
 	t.Helper()
-	metrics, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "--raw", "/metrics")
-	must(t, err)
-	seats, levels := 0, 0
-	for line := range strings.Lines(metrics) {
-		const metric = "apiserver_flowcontrol_current_executing_seats{"
-		if !strings.HasPrefix(line, metric) || strings.Contains(line, `priority_level="exempt"`) {
-			continue
+	eventually(t, func() error { // other requests may have many at a moment
+		metrics, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "--raw", "/metrics")
+		if err != nil {
+			return err
 		}
-		levels++
-		n, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
-		must(t, err)
-		seats += n
-	}
-	if levels == 0 || seats >= sessions/2 {
-		t.Errorf("%d sessions take %d seats of the API server in %d priority levels", sessions, seats, levels)
-	}
+		seats, levels := 0, 0
+		for line := range strings.Lines(metrics) {
+			const metric = "apiserver_flowcontrol_current_executing_seats{"
+			if !strings.HasPrefix(line, metric) || strings.Contains(line, `priority_level="exempt"`) {
+				continue
+			}
+			levels++
+			n, err := strconv.Atoi(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]))
+			must(t, err)
+			seats += n
+		}
+		if levels == 0 || seats >= sessions/2 {
+			return fmt.Errorf("%d sessions take %d seats of the API server in %d priority levels", sessions, seats, levels)
+		}
+		return nil
+	})
 }
 
 // TestManySessions: one replica and one agent bear 200 sessions, and need less than half a MiB for
@@ -374,7 +398,11 @@ func TestManySessions(t *testing.T) {
 	if a2.n == 0 || o2.n == 0 {
 		t.Fatalf("the processes were not found: operator %+v, agent %+v", o2, a2)
 	}
-	if each := perSession(o0, o2) + perSession(a0, a2); each > most {
-		t.Errorf("a session needs %d KiB of operator and agent, want at most %d", each, most)
-	}
+	eventually(t, func() error { // when garbage is collected is up to the runtime
+		o2, a2 = s.usageOf(t, operator()), s.usageOf(t, agent())
+		if each := perSession(o0, o2) + perSession(a0, a2); each > most {
+			return fmt.Errorf("a session needs %d KiB of operator and agent, want at most %d", each, most)
+		}
+		return nil
+	})
 }

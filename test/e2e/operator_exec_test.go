@@ -42,9 +42,10 @@ func TestOperatorExec(t *testing.T) {
 		})
 		w.goesOn(t)
 		name := w.session.summary().Operator
-		if out, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "sessions."+sessions.GroupName, "-n", s.ns, name); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
+		eventually(t, func() error { // each replica learns by itself of it
+			_, err := s.Kubectl(t, s.Kubeconfig, nil, "get", "sessions."+sessions.GroupName, "-n", s.ns, name)
+			return err
+		})
 		w.session.stop()
 		for _, p := range w.pods(t) {
 			answeredBy(t, "afterwards", p.Name, s.ask(t, url(p.Status.PodIP, 8080)))
@@ -62,9 +63,10 @@ func TestOperatorExec(t *testing.T) {
 	t.Run("ended by somebody", func(t *testing.T) {
 		se := s.start(t, run{config: object{"operator": true}, kubeconfig: alice, command: []string{"sleep", "600"}})
 		se.started()
-		if out, err := s.Kubectl(t, s.Kubeconfig, nil, "delete", "sessions."+sessions.GroupName, "-n", s.ns, se.summary().Operator); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		eventually(t, func() error {
+			_, err := s.Kubectl(t, s.Kubeconfig, nil, "delete", "sessions."+sessions.GroupName, "-n", s.ns, se.summary().Operator)
+			return err
+		})
 		if code := se.wait(); code != 1 || !strings.Contains(se.stderr(), "the session was ended by ") {
 			t.Errorf("exit code %d", code)
 		}
@@ -85,22 +87,21 @@ func TestOperatorExec(t *testing.T) {
 	})
 	t.Run("refused by a policy", func(t *testing.T) {
 		s.Apply(t, s.ns, `{apiVersion: policies.mirrord.metalbear.co/v1alpha, kind: MirrordPolicy, metadata: {name: no-steal}, spec: {block: [steal]}}`)
-		var se *session
 		eventually(t, func() error { // until the operator has read it
-			se = s.start(t, run{
+			se := s.start(t, run{
 				config:     object{"operator": true, "feature": object{"network": object{"incoming": "steal"}}},
 				kubeconfig: alice, command: []string{"true"},
 			})
 			if se.wait() != 1 {
 				return fmt.Errorf("the session was allowed")
 			}
+			for _, want := range []string{"the cluster's policies do not allow it", s.ns + "/no-steal"} {
+				if !strings.Contains(se.stderr(), want) {
+					return fmt.Errorf("%q is not said:\n%s", want, se.stderr())
+				}
+			}
 			return nil
 		})
-		for _, want := range []string{"the cluster's policies do not allow it", s.ns + "/no-steal"} {
-			if !strings.Contains(se.stderr(), want) {
-				t.Errorf("%q is not said", want)
-			}
-		}
 	})
 	t.Run("no rights", func(t *testing.T) {
 		se := s.start(t, run{config: object{"operator": nil}, kubeconfig: bob, command: []string{"true"}})

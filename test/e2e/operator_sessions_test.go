@@ -54,10 +54,12 @@ func (s *operatorStage) testLife(t *testing.T, alice, bob *sessionUser) {
 	if pods := s.agents(t); len(pods) > 0 {
 		t.Fatalf("there is an agent before there is a session: %s", pods[0].Name)
 	}
-	made := alice.mustCreate("deployment/shop")
-	if made.Status.User != alice.name || made.Status.Phase != sessions.SessionActive || len(made.Status.Attachments) != 1 {
-		t.Fatalf("the new session: %+v", made.Status)
-	}
+	made := alice.createSoon(spec(t, "deployment/shop"), func(made *sessions.Session) error {
+		if made.Status.User != alice.name || made.Status.Phase != sessions.SessionActive || len(made.Status.Attachments) != 1 {
+			return fmt.Errorf("the new session: %+v", made.Status)
+		}
+		return nil
+	})
 	ends := alice.watchEnd(made)
 	first := made.Status.Attachments[0]
 	if code, err := alice.connect(made.Name, first.Name); code != http.StatusSwitchingProtocols {
@@ -103,26 +105,24 @@ func (s *operatorStage) testLife(t *testing.T, alice, bob *sessionUser) {
 	})
 	if none := alice.mustCreate("targetless"); len(none.Status.Attachments) != 1 || none.Status.Attachments[0].Name != "targetless" {
 		t.Errorf("without a target: %+v", none.Status)
-	} else if err := alice.end(none.Name); err != nil {
-		t.Error(err)
+	} else {
+		alice.mustEnd(none.Name)
 	}
 }
 
 func (s *operatorStage) testRights(t *testing.T, alice, bob *sessionUser) {
 	pod := s.env.Pods(t, s.ns, "app=shop")[0].Name
-	if made, err := alice.create(spec(t, "pod/"+pod)); err != nil {
-		t.Errorf("a pod of a deployment that the user may attach to: %v", err)
-	} else if err := alice.end(made.Name); err != nil {
-		t.Error(err)
-	}
+	alice.mustEnd(alice.mustCreate("pod/" + pod).Name) // of a deployment that the user may attach to
 	for _, test := range []struct {
 		who    *sessionUser
 		target string
 	}{{alice, "service/shop"}, {alice, "label/app=shop"}, {alice, "deployment/other"}, {bob, "deployment/shop"}, {bob, "targetless"}} {
-		_, err := test.who.create(spec(t, test.target))
-		if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "targets."+sessions.GroupName) {
-			t.Errorf("%s attaches to %s: %v", test.who.name, test.target, err)
-		}
+		test.who.refusedSoon(spec(t, test.target), func(err error) error {
+			if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "targets."+sessions.GroupName) {
+				return fmt.Errorf("%s attaches to %s: %w", test.who.name, test.target, err)
+			}
+			return nil
+		})
 	}
 	stranger := &sessionUser{t: t, name: "stranger", ns: "default", config: bob.config, client: bob.client}
 	if _, err := stranger.create(spec(t, "deployment/shop")); !apierrors.IsForbidden(err) {
@@ -148,26 +148,27 @@ func (s *operatorStage) testPolicies(t *testing.T, alice *sessionUser) {
 	}
 	pod := s.env.Pods(t, s.ns, "app=shop")[0].Name
 	for _, target := range []string{"deployment/shop", "pod/" + pod, "deployment/shop/container/shop"} {
-		_, err := alice.create(spec(t, target))
-		var status apierrors.APIStatus
-		if !apierrors.IsForbidden(err) || !errors.As(err, &status) {
-			t.Fatalf("%s, which a policy forbids: %v", target, err)
-		}
-		d := status.Status().Details
-		if d == nil || len(d.Causes) != 1 || d.Causes[0].Type != "Blocked" || d.Causes[0].Field != s.ns+"/no-steal: block: steal" ||
-			!strings.Contains(d.Causes[0].Message, "\n") {
-			t.Errorf("the refusal of %s: %+v", target, d)
-		}
+		alice.refusedSoon(spec(t, target), func(err error) error {
+			var status apierrors.APIStatus
+			if !apierrors.IsForbidden(err) || !errors.As(err, &status) {
+				return fmt.Errorf("%s, which a policy forbids: %w", target, err)
+			}
+			d := status.Status().Details
+			if d == nil || len(d.Causes) != 1 || d.Causes[0].Type != "Blocked" || d.Causes[0].Field != s.ns+"/no-steal: block: steal" ||
+				!strings.Contains(d.Causes[0].Message, "\n") {
+				return fmt.Errorf("the refusal of %s: %+v", target, d)
+			}
+			return nil
+		})
 	}
 	mirror := spec(t, "deployment/shop")
 	mirror.Features.Incoming.Mode = "mirror"
-	allowed, err := alice.create(mirror)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Contains(allowed.Status.Policies, s.ns+"/no-steal") {
-		t.Errorf("the policies that bind the session: %q", allowed.Status.Policies)
-	}
+	allowed := alice.createSoon(mirror, func(made *sessions.Session) error {
+		if !slices.Contains(made.Status.Policies, s.ns+"/no-steal") {
+			return fmt.Errorf("the policies that bind the session: %q", made.Status.Policies)
+		}
+		return nil
+	})
 	// Stricter, and still allowed: the grant changes while the session runs.
 	s.env.Apply(t, s.ns, noSteal+"  network: {outgoing: {block: [{ipBlock: {cidr: 10.0.0.0/8}}]}}\n")
 	alice.until(allowed.Name, func(got *sessions.Session) error {
@@ -183,9 +184,7 @@ func (s *operatorStage) testPolicies(t *testing.T, alice *sessionUser) {
 		}
 		return nil
 	})
-	if err := alice.end(allowed.Name); err != nil {
-		t.Error(err)
-	}
+	alice.mustEnd(allowed.Name)
 	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "delete", "mirrordpolicy", "no-steal", "-n", s.ns); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -203,18 +202,17 @@ func (s *operatorStage) testProfiles(t *testing.T, alice *sessionUser) {
 	s.env.Apply(t, s.ns, fmt.Sprintf(follow, "steal"))
 	follows := spec(t, "deployment/shop")
 	follows.Profile = s.ns + "/base"
-	var made *sessions.Session
-	eventually(t, func() (err error) { // until the operator has heard of the profile
-		made, err = alice.create(follows)
-		return err
-	})
+	made := alice.createSoon(follows, func(*sessions.Session) error { return nil })
 	forged := spec(t, "deployment/shop")
 	forged.Profile, forged.Features.Incoming.Mode = s.ns+"/base", "mirror"
-	var status apierrors.APIStatus
-	if _, err := alice.create(forged); !errors.As(err, &status) || status.Status().Details == nil ||
-		len(status.Status().Details.Causes) != 1 || status.Status().Details.Causes[0].Type != "ProfileNotFollowed" {
-		t.Errorf("a session that claims a profile and does otherwise: %v", err)
-	}
+	alice.refusedSoon(forged, func(err error) error {
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) || status.Status().Details == nil ||
+			len(status.Status().Details.Causes) != 1 || status.Status().Details.Causes[0].Type != "ProfileNotFollowed" {
+			return fmt.Errorf("a session that claims a profile and does otherwise: %w", err)
+		}
+		return nil
+	})
 	s.env.Apply(t, s.ns, fmt.Sprintf(follow, "mirror"))
 	alice.until(made.Name, func(got *sessions.Session) error {
 		for _, n := range got.Status.Notices {
@@ -264,9 +262,7 @@ func (s *operatorStage) testAgentGone(t *testing.T, alice *sessionUser) {
 		}
 		return nil
 	})
-	if err := alice.end(made.Name); err != nil {
-		t.Error(err)
-	}
+	alice.mustEnd(made.Name)
 }
 
 // testReplicas takes every replica away, the leader among them, without a word of warning.
@@ -300,9 +296,7 @@ func (s *operatorStage) testReplicas(t *testing.T, alice *sessionUser) {
 	alice.attached(made.Name, 2)
 	s.scale(t, 1)
 	alice.attached(made.Name, 1)
-	if err := alice.end(made.Name); err != nil {
-		t.Error(err)
-	}
+	alice.mustEnd(made.Name)
 }
 
 func (s *operatorStage) testNonsense(t *testing.T, alice *sessionUser) {
@@ -384,16 +378,19 @@ func (s *operatorStage) testForged(t *testing.T) {
 
 func (s *operatorStage) testKubectl(t *testing.T, alice *sessionUser) {
 	made := alice.mustCreate("deployment/shop")
-	out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "get", "sessions", "-A")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	var out string
+	eventually(t, func() (err error) { // each replica learns by itself of it
+		if out, err = s.env.Kubectl(t, s.env.Kubeconfig, nil, "get", "sessions", "-A"); err != nil {
+			return err
+		}
+		if !strings.Contains(out, made.Name) || !strings.Contains(out, "steal, outgoing, dns, env") || !strings.Contains(out, alice.name) {
+			return fmt.Errorf("the session is not in the table:\n%s", out)
+		}
+		return nil
+	})
 	lines := strings.Split(out, "\n")
 	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAMESPACE NAME USER TARGET PROFILE FEATURES PHASE AGE" {
 		t.Errorf("the columns are %q", got)
-	}
-	if !strings.Contains(out, made.Name) || !strings.Contains(out, "steal, outgoing, dns, env") || !strings.Contains(out, alice.name) {
-		t.Errorf("the session is not in the table:\n%s", out)
 	}
 	if out, err := s.env.Kubectl(t, s.env.Kubeconfig, nil, "explain", "sessions.spec.clientKey"); err != nil || !strings.Contains(out, "SubjectPublicKeyInfo") {
 		t.Errorf("explain: %v\n%s", err, out)

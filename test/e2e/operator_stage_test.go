@@ -121,13 +121,50 @@ func statusOf(raw []byte, err error) error {
 	return err
 }
 
+// mustCreate creates a session, as soon as that works: each replica of the operator learns by itself what there is, and
+// what has gone.
 func (u *sessionUser) mustCreate(target string) *sessions.Session {
 	u.t.Helper()
-	s, err := u.create(spec(u.t, target))
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	return s
+	return u.createSoon(spec(u.t, target), func(*sessions.Session) error { return nil })
+}
+
+// createSoon creates a session as soon as it comes out as check wants it. Others are ended.
+func (u *sessionUser) createSoon(spec sessions.SessionSpec, check func(*sessions.Session) error) (made *sessions.Session) {
+	u.t.Helper()
+	eventually(u.t, func() (err error) {
+		if made, err = u.create(spec); err != nil {
+			return err
+		}
+		if err = check(made); err != nil {
+			u.mustEnd(made.Name)
+		}
+		return err
+	})
+	return made
+}
+
+// refusedSoon waits until a session is refused with an error that check accepts.
+func (u *sessionUser) refusedSoon(spec sessions.SessionSpec, check func(error) error) {
+	u.t.Helper()
+	eventually(u.t, func() error {
+		made, err := u.create(spec)
+		if err == nil {
+			u.mustEnd(made.Name)
+			return fmt.Errorf("the session on %s is allowed", spec.Target)
+		}
+		return check(err)
+	})
+}
+
+// mustEnd ends a session, if need be in several attempts.
+func (u *sessionUser) mustEnd(name string) {
+	u.t.Helper()
+	eventually(u.t, func() error {
+		if err := u.end(name); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		return nil
+	})
 }
 
 func (u *sessionUser) get(name string) (*sessions.Session, error) {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/mirrord-go/mirrord/internal/kube"
@@ -33,7 +32,7 @@ func TestOperatorUninstallEndsSessions(t *testing.T) {
 	se.subscribed(8080)
 	i.checkSession(s.ns)
 
-	code, stdout, stderr := i.mirrord("operator", "uninstall")
+	code, stdout, stderr := i.mirrord("operator", "uninstall", "--timeout", (2 * patience).String())
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
 	}
@@ -48,24 +47,25 @@ func TestOperatorUninstallEndsSessions(t *testing.T) {
 	if len(left.Items) > 0 {
 		t.Errorf("%d agents are left, the first is %s", len(left.Items), left.Items[0].Name)
 	}
-	if diff := cmp.Diff(before, i.inventory()); diff != "" {
-		t.Errorf("something is left behind, or gone (-before +after):\n%s", diff)
-	}
+	i.asBefore(before)
 }
 
 // checkSession looks for the one session, and its agent, in the status.
 func (i *installation) checkSession(namespace string) {
 	i.Helper()
-	_, stdout, _ := i.mirrord("operator", "status", "-o", "json")
-	var status kube.OperatorStatus
-	if err := json.Unmarshal([]byte(stdout), &status); err != nil {
-		i.Fatalf("%v\n%s", err, stdout)
-	}
-	if len(status.Sessions) != 1 || status.Sessions[0].Namespace != namespace || len(status.Agents) != 1 || !status.Agents[0].Ready {
-		i.Errorf("the status is %s", stdout)
-	}
-	code, stdout, stderr := i.mirrord("operator", "status")
-	if code != 0 || !strings.Contains(stdout, "deployment/shop") || !strings.Contains(stdout, "steal") {
-		i.Errorf("exit code %d\n%s%s", code, stdout, stderr)
-	}
+	eventually(i.T, func() error { // each replica learns by itself of sessions
+		_, stdout, _ := i.mirrord("operator", "status", "-o", "json")
+		var status kube.OperatorStatus
+		if err := json.Unmarshal([]byte(stdout), &status); err != nil {
+			return fmt.Errorf("%w\n%s", err, stdout)
+		}
+		if len(status.Sessions) != 1 || status.Sessions[0].Namespace != namespace || len(status.Agents) != 1 || !status.Agents[0].Ready {
+			return fmt.Errorf("the status is %s", stdout)
+		}
+		code, stdout, stderr := i.mirrord("operator", "status")
+		if code != 0 || !strings.Contains(stdout, "deployment/shop") || !strings.Contains(stdout, "steal") {
+			return fmt.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+		}
+		return nil
+	})
 }

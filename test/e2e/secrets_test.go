@@ -11,6 +11,7 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -164,6 +165,10 @@ func (s *stage) written(t *testing.T) map[string]string {
 		for _, c := range containers {
 			log, err := s.Client.CoreV1().Pods(s.ns).GetLogs(pod.Name, &corev1.PodLogOptions{Container: c}).DoRaw(t.Context())
 			if err != nil {
+				// The agent of a session before may be going.
+				if now, e := s.Client.CoreV1().Pods(s.ns).Get(t.Context(), pod.Name, metav1.GetOptions{}); apierrors.IsNotFound(e) || e == nil && now.DeletionTimestamp != nil {
+					continue
+				}
 				t.Fatal(err)
 			}
 			written["the log of "+pod.Name+"/"+c] = string(log)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -34,6 +35,8 @@ func newStage(t *testing.T) *stage {
 
 // shop is the target of most tests: HTTP on 8080 (probed), TCP echo on 9000, UDP echo on
 // 9001, bulk source and sink on 9002 and 9003, and a record of what it received on 8090.
+// Probes wait long for an answer: a machine that stalls for some seconds makes no pod unready,
+// and starts none again. What breaks their connections is seen all the same.
 const shop = `
 apiVersion: apps/v1
 kind: Deployment
@@ -53,8 +56,8 @@ spec:
         - {name: SHOP_COLOR, value: green}
         - {name: SHOP_EMPTY, value: ""}
         ports: [{containerPort: 8080, name: http}]
-        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1}
-        livenessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, failureThreshold: 2}
+        readinessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, timeoutSeconds: 60}
+        livenessProbe: {httpGet: {path: /, port: http}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 2}
 ---
 apiVersion: v1
 kind: Service
@@ -78,7 +81,7 @@ spec:
     image: ` + clustertest.WorkloadImage + `
     imagePullPolicy: Never
     args: [serve, -http, ":8080", -admin, ":8090", -tcp, ":9000", -udp, ":9001", -source, ":9002", -sink, ":9003"]
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
 ---
 apiVersion: v1
 kind: Service
@@ -105,18 +108,43 @@ spec:
   - {name: client, image: ` + clustertest.WorkloadImage + `, imagePullPolicy: Never, args: [sleep]}
 `
 
-// deploy applies manifests and waits for the named objects, and for the Services of their
-// names.
+// deploy applies manifests and waits for the named objects, for the Services of their names,
+// and until the cluster's DNS knows all Services.
 func (s *stage) deploy(t *testing.T, manifests string, ready ...string) {
 	t.Helper()
 	objects := s.Apply(t, s.ns, manifests)
 	s.WaitReady(t, s.ns, ready...)
 	for _, o := range objects {
 		named := func(r string) bool { return strings.HasSuffix(r, "/"+o.GetName()) }
-		if o.GetKind() == "Service" && slices.ContainsFunc(ready, named) {
+		if o.GetKind() != "Service" {
+			continue
+		}
+		if slices.ContainsFunc(ready, named) {
 			s.served(t, o.GetName())
 		}
+		s.named(t, o.GetName())
 	}
+}
+
+// named waits until the cluster's DNS knows the name of a Service. It reads Services and their
+// pods by itself, as the nodes do.
+func (s *stage) named(t *testing.T, service string) {
+	t.Helper()
+	svc, err := s.Client.CoreV1().Services(s.ns).Get(t.Context(), service, metav1.GetOptions{})
+	must(t, err)
+	server, err := s.Client.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", metav1.GetOptions{})
+	must(t, err)
+	ask := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort(server.Spec.ClusterIP, "53"))
+	}}
+	families := max(1, len(svc.Spec.IPFamilies))
+	eventually(t, func() error {
+		ips, err := ask.LookupNetIP(t.Context(), "ip", service+"."+s.ns+".svc.cluster.local.")
+		if err == nil && len(ips) < families {
+			err = fmt.Errorf("%s has the addresses %v, want %d families", service, ips, families)
+		}
+		return err
+	})
 }
 
 // served waits until a Service accepts connections at all its addresses: the nodes learn of
@@ -170,7 +198,7 @@ type answer struct {
 // ask makes one HTTP request from the client pod.
 func (s *stage) ask(t *testing.T, url string, flags ...string) answer {
 	t.Helper()
-	args := append([]string{"/bin/workload", "get", "-timeout", "10s"}, flags...)
+	args := append([]string{"/bin/workload", "get", "-timeout", "60s"}, flags...)
 	res := s.Exec(t, s.ns, "client", "client", append(args, url)...)
 	var a answer
 	if err := json.Unmarshal([]byte(res.Stdout), &a); err != nil {
@@ -230,7 +258,7 @@ spec:
     image: ` + clustertest.WorkloadImage + `
     imagePullPolicy: Never
     args: [serve, -admin, ":8090", -http, "` + strings.Join(addrs, ",") + `"]
-    readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: 8090}, periodSeconds: 1, timeoutSeconds: 60}
 `
 }
 

@@ -37,7 +37,7 @@ spec:
         imagePullPolicy: Never
         args: [serve, -http, ":8080"]
         env: [{name: WHO, value: ` + name + `}]
-        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
+        readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
 `
 }
 

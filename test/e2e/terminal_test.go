@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,10 +111,22 @@ func TestTerminal(t *testing.T) {
 	term.shows("done-43")
 
 	term.types("exit 5\n")
-	if code := exitCode(<-ended); code != 5 {
+	if code := exitCode(soon(t, ended)); code != 5 {
 		t.Errorf("exit code %d, want 5", code)
 	}
 	s.nothingRemains(t)
+}
+
+// soon waits for the end of a process.
+func soon(t *testing.T, ended <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(patience):
+		t.Fatal("the session did not end")
+		return nil
+	}
 }
 
 // runsBelow says whether a program runs among the descendants of a process.
@@ -162,7 +175,7 @@ func TestCtrlCEndsTheSession(t *testing.T) {
 	term.shows("ready")
 	term.types(ctrlC)
 	term.shows("interrupted 1 times")
-	if code := exitCode(<-ended); code != 11 {
+	if code := exitCode(soon(t, ended)); code != 11 {
 		t.Errorf("exit code %d, want 11: the process was interrupted another number of times than once", code)
 	}
 	s.nothingRemains(t)

@@ -60,8 +60,8 @@ spec:
     imagePullPolicy: Never
     args: [serve, -admin, ":8090", -http, "", -https, ":%d", -cert, /tls/tls.crt, -key, /tls/tls.key]
     volumeMounts: [{name: tls, mountPath: /tls}]
-    readinessProbe: {httpGet: {path: /, port: %d, scheme: HTTPS}, periodSeconds: 1}
-    livenessProbe: {httpGet: {path: /, port: %d, scheme: HTTPS}, periodSeconds: 1, failureThreshold: 2}
+    readinessProbe: {httpGet: {path: /, port: %d, scheme: HTTPS}, periodSeconds: 1, timeoutSeconds: 60}
+    livenessProbe: {httpGet: {path: /, port: %d, scheme: HTTPS}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 2}
 `, quote(pair.CertPEM), quote(pair.KeyPEM), quote(a.PEM), port, port, port, port), "pod/web")
 	return a
 }

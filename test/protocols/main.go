@@ -53,7 +53,7 @@ type report struct {
 func (r *report) did(what string) { r.Did = append(r.Did, what) }
 
 // patience is how long a client may take for all it does.
-const patience = time.Minute
+const patience = 5 * time.Minute
 
 var clients = map[string]func(ctx context.Context, addr string) (*report, error){
 	"grpc":      func(ctx context.Context, addr string) (*report, error) { return askGRPC(ctx, addr, grpcOptions{}) },

@@ -30,7 +30,8 @@ func TestWithoutSession(t *testing.T) {
 			addr := freeAddress(t)
 			serving, stop := context.WithCancel(ctx)
 			ended := make(chan error, 1)
-			go func() { ended <- serve(serving, []string{"-name", "here", "-" + protocol, addr}, t.Output()) }()
+			start := func() { ended <- serve(serving, []string{"-name", "here", "-" + protocol, addr}, t.Output()) }
+			go start()
 			var r *report
 			for {
 				var err error
@@ -39,6 +40,10 @@ func TestWithoutSession(t *testing.T) {
 				}
 				select {
 				case <-time.After(20 * time.Millisecond): // until the server listens
+				case err := <-ended:
+					t.Logf("somebody else has taken the port: %v", err)
+					addr = freeAddress(t)
+					go start()
 				case <-ctx.Done():
 					t.Fatal(err)
 				}

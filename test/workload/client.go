@@ -170,11 +170,14 @@ func udpProbe(ctx context.Context, args []string, out io.Writer) error {
 	return probe(ctx, "udp", args, out)
 }
 
+// resendAfter is when a datagram without an answer is sent again.
+const resendAfter = 10 * time.Second
+
 // probe connects, sends, and waits for an answer of at least the sent length. It fails after it has reported.
 func probe(ctx context.Context, network string, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet(network, flag.ContinueOnError)
 	send := flags.String("send", "", "send this and wait for an answer")
-	timeout := flags.Duration("timeout", 10*time.Second, "for all of it")
+	timeout := flags.Duration("timeout", time.Minute, "for all of it")
 	from := flags.String("from", "", "local address to bind first")
 	if err := parse(flags, args, 1); err != nil {
 		return err
@@ -202,6 +205,10 @@ func probe(ctx context.Context, network string, args []string, out io.Writer) er
 		}
 		if _, err := io.WriteString(conn, *send); err != nil {
 			return err
+		}
+		if network == "udp" {
+			again := time.AfterFunc(resendAfter, func() { _, _ = io.WriteString(conn, *send) }) // it may be lost
+			defer again.Stop()
 		}
 		buf := make([]byte, 65535)
 		n, err := io.ReadAtLeast(conn, buf, len(*send))

@@ -30,7 +30,7 @@ func lookup(ctx context.Context, args []string, out io.Writer) error {
 	kind := flags.String("type", "", "ask the DNS server for records of this type: A, AAAA, TXT, SRV, MX, PTR, ...")
 	server := flags.String("server", "", "host:port (default the first one of /etc/resolv.conf)")
 	overTCP := flags.Bool("tcp", false, "ask over TCP")
-	timeout := flags.Duration("timeout", 10*time.Second, "of each name")
+	timeout := flags.Duration("timeout", time.Minute, "of each name")
 	if err := parse(flags, args, 1); err != nil {
 		return err
 	}
@@ -69,6 +69,16 @@ func system(ctx context.Context, network, name string) Lookup {
 	return l
 }
 
+// exchange asks until there is an answer: datagrams may be lost.
+func exchange(ctx context.Context, network string, question *dns.Msg, server string) (*dns.Msg, error) {
+	for {
+		answer, _, err := (&dns.Client{Net: network, Timeout: 5 * time.Second}).ExchangeContext(ctx, question, server)
+		if late := net.Error(nil); err == nil || ctx.Err() != nil || !errors.As(err, &late) || !late.Timeout() {
+			return answer, err
+		}
+	}
+}
+
 // query asks a server for the name as it is, and again over TCP when the answer did not fit.
 func query(ctx context.Context, server string, overTCP bool, kind, name string) Lookup {
 	l := Lookup{Name: name}
@@ -93,7 +103,7 @@ func query(ctx context.Context, server string, overTCP bool, kind, name string) 
 		networks = networks[1:]
 	}
 	for _, network := range networks {
-		answer, _, err := (&dns.Client{Net: network, Timeout: 5 * time.Second}).ExchangeContext(ctx, question, server)
+		answer, err := exchange(ctx, network, question, server)
 		if err != nil {
 			return fail(err)
 		}

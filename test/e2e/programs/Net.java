@@ -9,6 +9,7 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.PortUnreachableException;
 import java.net.Socket;
+import java.net.SocketTimeoutException;
 import java.net.UnknownHostException;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
@@ -20,7 +21,7 @@ import java.util.Map;
 import java.util.concurrent.Executors;
 
 public class Net {
-	static final int PATIENCE = 30000;
+	static final int PATIENCE = 120000, RESEND = 10000; // a datagram is sent again, as it may be lost
 
 	public static void main(String[] a) throws Exception {
 		for (List<String> args = Arrays.asList(a); !args.isEmpty();) {
@@ -75,16 +76,25 @@ public class Net {
 	static String udp(String host, int port, boolean connected) throws IOException {
 		InetSocketAddress to = new InetSocketAddress(InetAddress.getByName(host), port);
 		try (DatagramSocket s = new DatagramSocket()) {
-			s.setSoTimeout(PATIENCE);
+			s.setSoTimeout(RESEND);
 			DatagramPacket hello = new DatagramPacket("hello".getBytes(StandardCharsets.US_ASCII), 5);
 			if (connected) {
 				s.connect(to);
 			} else {
 				hello.setSocketAddress(to);
 			}
-			s.send(hello);
 			DatagramPacket answer = new DatagramPacket(new byte[1500], 1500);
-			s.receive(answer);
+			for (int left = PATIENCE / RESEND;;) {
+				s.send(hello);
+				try {
+					s.receive(answer);
+					break;
+				} catch (SocketTimeoutException e) {
+					if (--left == 0) {
+						throw e;
+					}
+				}
+			}
 			if (!answer.getSocketAddress().equals(to)) {
 				return "answer from " + answer.getSocketAddress();
 			}

@@ -42,8 +42,10 @@ static struct addrinfo *lookup(const char *host, const char *port, int type) {
 	return NULL;
 }
 
-static void be_patient(int fd) {
-	struct timeval t = {.tv_sec = 30};
+enum { patience = 120, resend = 10 }; /* seconds; a datagram is sent again, as it may be lost */
+
+static void be_patient(int fd, int seconds) {
+	struct timeval t = {.tv_sec = seconds};
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
 }
 
@@ -69,7 +71,7 @@ static void tcp(const char *host, const char *port) {
 	static char answer[65536];
 	size_t n = 0;
 	ssize_t got = write(fd, request, sizeof request - 1);
-	be_patient(fd);
+	be_patient(fd, patience);
 	while (got > 0 && n < sizeof answer - 1 && (got = read(fd, answer + n, sizeof answer - 1 - n)) > 0)
 		n += got;
 	if (got < 0) {
@@ -93,17 +95,16 @@ static void udp(const char *host, const char *port, int connected) {
 	if (!a)
 		return;
 	int fd = socket(a->ai_family, a->ai_socktype, a->ai_protocol);
-	be_patient(fd);
-	if (connected) {
-		n = connect(fd, a->ai_addr, a->ai_addrlen);
-		if (n == 0)
-			n = send(fd, "hello", 5, 0);
+	be_patient(fd, resend);
+	n = connected ? connect(fd, a->ai_addr, a->ai_addrlen) : 0;
+	for (int left = patience / resend; n == 0 && left > 0; left--) {
+		n = connected ? send(fd, "hello", 5, 0) : sendto(fd, "hello", 5, 0, a->ai_addr, a->ai_addrlen);
 		if (n == 5)
-			n = recv(fd, answer, sizeof answer, 0);
-	} else {
-		n = sendto(fd, "hello", 5, 0, a->ai_addr, a->ai_addrlen);
-		if (n == 5)
-			n = recvfrom(fd, answer, sizeof answer, 0, (struct sockaddr *)&from, &len);
+			n = connected ? recv(fd, answer, sizeof answer, 0) : recvfrom(fd, answer, sizeof answer, 0, (struct sockaddr *)&from, &len);
+		if (n < 0 && errno == EAGAIN && left > 1)
+			n = 0;
+	}
+	if (!connected) {
 		if (n > 0 && (len != a->ai_addrlen || memcmp(&from, a->ai_addr, 8) != 0))
 			n = snprintf(answer, sizeof answer, "answer from elsewhere");
 	}

@@ -3,7 +3,8 @@
 'use strict';
 const crypto = require('crypto'), dgram = require('dgram'), dns = require('dns'), fs = require('fs'), http = require('http'), net = require('net');
 
-const patience = 30000;
+const patience = 120000;
+const resend = 10000; // after which a datagram is sent again: it may be lost
 
 function listen(port, name) {
   return new Promise((_, fail) => {
@@ -41,14 +42,16 @@ async function datagram(host, port, connected) {
   const s = dgram.createSocket(family === 6 ? 'udp6' : 'udp4');
   try {
     return await new Promise((done, fail) => {
-      const timer = setTimeout(() => fail(new Error('no answer')), patience);
-      const stop = f => x => { clearTimeout(timer); f(x); };
+      const timer = setTimeout(() => { clearInterval(again); fail(new Error('no answer')); }, patience);
+      const stop = f => x => { clearTimeout(timer); clearInterval(again); f(x); };
+      const send = () => connected ? s.send('hello') : s.send('hello', Number(port), address);
+      const again = setInterval(send, resend);
       s.on('error', stop(fail));
       s.on('message', (m, from) => stop(done)(from.address === address && from.port === Number(port) ? String(m) : 'answer from ' + from.address));
       if (connected) {
-        s.connect(Number(port), address, () => s.send('hello'));
+        s.connect(Number(port), address, send);
       } else {
-        s.send('hello', Number(port), address);
+        send();
       }
     });
   } finally {

@@ -9,7 +9,8 @@ import os
 import socket
 import sys
 
-PATIENCE = 30
+PATIENCE = 120
+RESEND = 10  # seconds after which a datagram is sent again: it may be lost
 
 
 def say(line):
@@ -92,23 +93,31 @@ def packets(name):
 def datagram_socket(host, port):
     family, kind, proto, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
     s = socket.socket(family, kind, proto)
-    s.settimeout(PATIENCE)
+    s.settimeout(RESEND)
     return s, address
+
+
+def exchange(s, send):
+    for left in reversed(range(PATIENCE // RESEND)):
+        send()
+        try:
+            return s.recvfrom(1500)
+        except TimeoutError as e:
+            if e.errno or not left:
+                raise
 
 
 def udp(host, port):
     s, address = datagram_socket(host, port)
     with s:
         s.connect(address)
-        s.send(b"hello")
-        return s.recv(1500).decode()
+        return exchange(s, lambda: s.send(b"hello"))[0].decode()
 
 
 def udpto(host, port):
     s, address = datagram_socket(host, port)
     with s:
-        s.sendto(b"hello", address)
-        answer, source = s.recvfrom(1500)
+        answer, source = exchange(s, lambda: s.sendto(b"hello", address))
         return answer.decode() if source[:2] == address[:2] else "answer from %s" % (source,)
 
 

@@ -24,9 +24,20 @@ tcp() { # the shell's own connection, in a grandchild
   fi
 }
 
+exchange() { # a datagram is sent again, as it may be lost
+  local end=124
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    printf hello >&3 || return
+    timeout 10 dd bs=64k count=1 status=none <&3 && return
+    end=$?
+    [ "$end" = 124 ] || break
+  done
+  return "$end"
+}
+
 udp() {
   local out
-  if out=$( (exec 3<>"/dev/udp/$1/$2" && printf hello >&3 && timeout 30 dd bs=64k count=1 status=none <&3) 2>&1); then
+  if out=$( (exec 3<>"/dev/udp/$1/$2" && exchange) 2>&1); then
     echo "$out"
   else
     errno "$out"

@@ -67,6 +67,9 @@ func clear(ctx context.Context, l layout.Layout) error {
 	return nil
 }
 
+// endLimit is how long the node may take to end. It has hundreds of processes, which a busy machine ends one by one.
+const endLimit = 10 * time.Minute
+
 // kill ends the node's first process and waits until it, and so everything in its namespaces, has ended.
 func kill(ctx context.Context, record layout.Record) error {
 	if !alive(record) {
@@ -86,7 +89,7 @@ func kill(ctx context.Context, record layout.Record) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end the node: %w", err)
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(endLimit)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 		switch {
@@ -97,7 +100,7 @@ func kill(ctx context.Context, record layout.Record) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case time.Now().After(deadline):
-			return fmt.Errorf("end the node: process %d has not ended a minute after SIGKILL", record.PID)
+			return fmt.Errorf("end the node: process %d has not ended %v after SIGKILL", record.PID, endLimit)
 		}
 	}
 }

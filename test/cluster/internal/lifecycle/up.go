@@ -69,7 +69,7 @@ func Up(ctx context.Context, l layout.Layout, out *progress.Printer) (layout.Rec
 		return record, removeLastLogs(l)
 	}
 	// The context may have ended, but what was begun has to be cleared all the same.
-	clearing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	clearing, cancel := context.WithTimeout(context.WithoutCancel(ctx), endLimit)
 	defer cancel()
 	if ctx.Err() != nil { // whoever ended it does not ask why
 		return layout.Record{}, errors.Join(context.Cause(ctx), clear(clearing, l))
@@ -92,7 +92,8 @@ func Status(ctx context.Context, l layout.Layout) (layout.Record, bool, error) {
 		return record, false, nil // half removed: as good as down
 	}
 	defer api.Close()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	// Whoever starts the cluster ends one first that does not answer: a busy machine must not look like that.
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return record, kubeapi.Wait(ctx, api.Ready) == nil, nil
 }

@@ -104,13 +104,13 @@ func makeCgroupV2(root, name string) error {
 }
 
 // RemoveCgroup removes the group name with everything below it from every hierarchy. Its processes have to have ended;
-// it waits a few seconds for the kernel to notice that. It succeeds when there is no such group.
+// it waits until the kernel has noticed that. It succeeds when there is no such group.
 func RemoveCgroup(ctx context.Context, name string) error {
 	mounts, err := cgroupMounts()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for _, m := range mounts {
 		for {

@@ -67,7 +67,8 @@ func (s Spec) controllerManager() daemon {
 		"--node-cidr-mask-size-ipv4=" + strconv.Itoa(s.Ranges.Pods().Bits()),
 		"--service-cluster-ip-range=" + s.ranges(s.Ranges.Services(), s.Ranges.Services6()),
 		"--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins", // its default is on the machine
-		"--node-monitor-grace-period=40s", "--profiling=false", "--v=1",
+		// A node that says nothing for so long is busy: there is none that could take its pods.
+		"--node-monitor-grace-period=10m", "--profiling=false", "--v=1",
 	}
 	if s.Ranges.IPv6 {
 		args = append(args, "--node-cidr-mask-size-ipv6="+strconv.Itoa(s.Ranges.Pods6().Bits()))

@@ -18,7 +18,10 @@ import (
 	"time"
 )
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
+
+// resend is when a datagram is sent again: it may be lost.
+const resend = 10 * time.Second
 
 func main() {
 	steps := map[string]struct {
@@ -88,13 +91,23 @@ func udp(args []string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(c, "hello"); err != nil {
-		return "", err
-	}
 	b := make([]byte, 1500)
-	n, err := c.Read(b)
+	n, err := exchange(c, func() error { _, err := io.WriteString(c, "hello"); return err }, func() (int, error) { return c.Read(b) })
 	return string(b[:n]), err
+}
+
+// exchange sends, and receives one answer.
+func exchange(c net.Conn, send func() error, receive func() (int, error)) (n int, err error) {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if err := send(); err != nil {
+			return 0, err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(resend))
+		if n, err = receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	return n, err
 }
 
 func udpto(args []string) (string, error) {
@@ -107,12 +120,10 @@ func udpto(args []string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
-	if _, err := c.WriteToUDP([]byte("hello"), to); err != nil {
-		return "", err
-	}
 	b := make([]byte, 1500)
-	n, from, err := c.ReadFromUDP(b)
+	var from *net.UDPAddr
+	n, err := exchange(c, func() error { _, err := c.WriteToUDP([]byte("hello"), to); return err },
+		func() (n int, err error) { n, from, err = c.ReadFromUDP(b); return n, err })
 	if err == nil && (!from.IP.Equal(to.IP) || from.Port != to.Port) {
 		return "", fmt.Errorf("answer from %v", from)
 	}
