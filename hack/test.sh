@@ -5,6 +5,12 @@
 #   root  the same packages with root: network namespaces, agents, whole sessions
 #   e2e   on the real cluster, which is started when it does not run
 set -euo pipefail
+
+# A shell that runs this in the background has these signals ignored, and so would the programs of the tests: Ctrl-C, for one,
+# would end none of them.
+if [ -z "${TEST_SIGNALS:-}" ] && env --default-signal=INT true 2>/dev/null; then
+  TEST_SIGNALS=default exec env --default-signal=INT,QUIT,PIPE "$0" "$@"
+fi
 cd "$(dirname "$0")/.."
 
 # As the Makefile has them, so that what the checks compiled is not compiled again. Only the race detector needs cgo.

@@ -54,7 +54,7 @@ spec:
     imagePullPolicy: Never
     args: %[8]s
     volumeMounts: [{name: tls, mountPath: /tls}]
-    readinessProbe: {tcpSocket: {port: %[5]d}, periodSeconds: 1}
+    readinessProbe: {tcpSocket: {port: %[5]d}, periodSeconds: 1, timeoutSeconds: 60}
 `, name, quoted(string(pair.CertPEM)), quoted(string(pair.KeyPEM)), quoted(string(a.PEM)), port, alpn, image, quoted(args))
 }
 
