@@ -27,8 +27,9 @@ import (
 )
 
 // patience is how long the tests wait for what takes a second or two on an idle machine. It ends a test that has failed
-// already: no machine is so slow that a good one takes as long.
-const patience = 5 * time.Minute
+// already: no machine is so slow that a good one takes as long. It is less than the five minutes after which sessions and
+// agents give up by themselves.
+const patience = 4 * time.Minute
 
 // bulkPatience is the same for what moves gigabytes.
 const bulkPatience = 30 * time.Minute

@@ -399,7 +399,7 @@ func TestExitCodesAndSignals(t *testing.T) {
 		{"its own code", []string{"sh", "-c", "exit 7"}, 0, 7},
 		{"killed", []string{"sh", "-c", "kill -9 $$"}, 0, 128 + 9},
 		{"a signal is passed on", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"}, syscall.SIGTERM, 9},
-		{"a signal that ends it", []string{"sh", "-c", "echo ready; exec sleep 60"}, syscall.SIGTERM, 128 + 15},
+		{"a signal that ends it", []string{"sh", "-c", "echo ready; exec sleep 3000"}, syscall.SIGTERM, 128 + 15},
 		{"not found", []string{"no-such-program-here"}, 0, 127},
 		{"not executable", []string{"/etc/hosts"}, 0, 126},
 	} {

@@ -97,13 +97,13 @@ func TestTerminal(t *testing.T) {
 	term.shows("44 121")
 
 	// What each line prints is computed, so that its echo is not taken for it.
-	term.types("sleep 300\n")
+	term.types("sleep 3000\n")
 	eventually(t, func() error { return runsBelow(cmd.Process.Pid, "sleep") })
 	term.types(ctrlC)
 	term.types("echo after-$((40+2))\n")
 	term.shows("after-42")
 
-	term.types("sleep 301\n")
+	term.types("sleep 3001\n")
 	eventually(t, func() error { return runsBelow(cmd.Process.Pid, "sleep") })
 	term.types(ctrlZ)
 	term.shows("Stopped")

@@ -90,7 +90,8 @@ func TestTLSStealTargets(t *testing.T) {
 			c := oneSecure(t, authority, "node.example", addr, h2)
 			for round := range 3 {
 				for _, r := range []asked{
-					{path: "/a"}, {path: "/b", header: "X-User: me", chosen: true},
+					{path: "/a"},
+					{path: "/b", header: "X-User: me", chosen: true},
 					{method: "POST", path: "/c", body: large},
 					{method: "POST", path: "/d", body: large, header: "X-User: me", chosen: true},
 				} {
