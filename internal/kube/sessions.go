@@ -125,10 +125,10 @@ func (c *Cluster) sessionRefusal(ctx context.Context, err error, target, namespa
 		return &OperatorDownError{Why: status.Status().Message, Err: err}
 	case apierrors.IsBadRequest(err), apierrors.IsInvalid(err), apierrors.IsInternalError(err):
 		why, next, _ := strings.Cut(status.Status().Message, "\n")
-		return &Error{
-			Reason: ReasonOther, Doing: doing, Why: why, Err: err,
-			Next: cmp.Or(next, "The operator answered this; \"mirrord operator status\" tells more about it."),
+		if next == "" && apierrors.IsInternalError(err) {
+			next = "The operator answered this; \"mirrord operator status\" tells more about it."
 		}
+		return &Error{Reason: ReasonOther, Doing: doing, Why: why, Err: err, Next: next}
 	}
 	return c.explain(ctx, err, doing, sessionRule("create", namespace))
 }

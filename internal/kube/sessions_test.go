@@ -97,6 +97,7 @@ func TestCreateSessionRefusals(t *testing.T) {
 		{"no right to sessions", refusal(403, "Forbidden", "no", &metav1.StatusDetails{Kind: "sessions"}), "", []string{"create sessions.sessions", "watch sessions", `verbs: ["create", "get", "list", "watch", "delete"]`}},
 		{"no target", refusal(404, "NotFound", `namespace "shop" has no deployment "shop"`, nil), ReasonNotFound, []string{"has no deployment", "mirrord ls"}},
 		{"no container", refusal(400, "BadRequest", "it has no container\nIts containers are a.", nil), ReasonOther, []string{"it has no container", "Its containers are a."}},
+		{"an own pod", refusal(400, "BadRequest", "the operator and its agents can't be targets", nil), ReasonOther, []string{"can't be targets"}},
 		{"agents fail", refusal(500, "InternalError", "the image can't be pulled", nil), ReasonOther, []string{"the image can't be pulled", "mirrord operator status"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -105,6 +106,10 @@ func TestCreateSessionRefusals(t *testing.T) {
 			says(t, err, test.says...)
 			if reasonOf(err) != test.reason {
 				t.Errorf("reason %q", reasonOf(err))
+			}
+			// What is wrong with a request is not for the operator to tell more about.
+			if e, ok := errors.AsType[*Error](err); ok && test.name == "an own pod" && e.Next != "" {
+				t.Errorf("advice for the user's mistake: %q", e.Next)
 			}
 		})
 	}
