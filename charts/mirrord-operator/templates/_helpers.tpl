@@ -21,7 +21,7 @@ app.kubernetes.io/part-of: mirrord
 {{- if .Values.operator.image -}}
 {{ .Values.operator.image }}
 {{- else -}}
-{{ required "image.registry is missing: where the images mirrord-operator and mirrord-agent are" .Values.image.registry }}/mirrord-operator:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ required "image.registry is missing: where the images mirrord-operator and mirrord-agent are; --set image.registry=registry.example.com/tools gives it" .Values.image.registry }}/mirrord-operator:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 
@@ -29,7 +29,7 @@ app.kubernetes.io/part-of: mirrord
 {{- if .Values.agent.image -}}
 {{ .Values.agent.image }}
 {{- else -}}
-{{ required "image.registry is missing: where the images mirrord-operator and mirrord-agent are" .Values.image.registry }}/mirrord-agent:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ required "image.registry is missing: where the images mirrord-operator and mirrord-agent are; --set image.registry=registry.example.com/tools gives it" .Values.image.registry }}/mirrord-agent:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 
