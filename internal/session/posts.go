@@ -56,7 +56,7 @@ func (s *session) firstList(ctx context.Context) (u Update, err error) {
 	if u, err = s.o.Attachments.Next(ctx); err != nil || len(u.Attachments) > 0 {
 		return u, err
 	}
-	end := s.o.Observer.Phase("pod", "waiting for a pod of the target")
+	end := s.o.Observer.Phase("pod", "waiting for a pod of the target, which has none that is ready")
 	defer func() { end(err) }()
 	for {
 		s.tell(u.Notices)
