@@ -24,7 +24,7 @@ var broughtVariables = []string{
 
 // fileRules compiles feature.fs for the laptop.
 func fileRules(cfg *config.Config, path, dir string, environ []string) (*filemode.Rules, error) {
-	laptop := filemode.Laptop{Dir: dir, Home: valueOf(environ, "HOME")}
+	laptop := filemode.Laptop{Dir: dir, Home: variable(environ, "HOME")}
 	if laptop.Dir == "" {
 		laptop.Dir, _ = os.Getwd()
 	}
@@ -38,7 +38,7 @@ func fileRules(cfg *config.Config, path, dir string, environ []string) (*filemod
 		}
 	}
 	for _, name := range broughtVariables {
-		laptop.Local = append(laptop.Local, absolute(valueOf(environ, name))...)
+		laptop.Local = append(laptop.Local, absolute(variable(environ, name))...)
 	}
 	fs := cfg.Feature.FS
 	return filemode.Compile(filemode.Settings{
@@ -116,14 +116,4 @@ func filePolicies(rules []wire.FileRules) []filemode.Policy {
 // needsFiles says whether a user asked for more than what a laptop alone may do as well.
 func needsFiles(fs config.FS) bool {
 	return fs.Mode == config.FSWrite || len(fs.ReadWrite)+len(fs.ReadOnly)+len(fs.NotFound)+len(fs.Mapping) > 0
-}
-
-// valueOf is the value of a variable; of several with its name the last, as for os/exec.
-func valueOf(environ []string, name string) (value string) {
-	for _, v := range environ {
-		if is, ok := strings.CutPrefix(v, name+"="); ok {
-			value = is
-		}
-	}
-	return value
 }

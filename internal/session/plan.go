@@ -166,10 +166,11 @@ func networks() (all []netip.Prefix) {
 	return all
 }
 
+// variable is the value of a variable; of several with its name the last, as for os/exec.
 func variable(environ []string, name string) (value string) {
 	for _, v := range environ {
 		if is, ok := strings.CutPrefix(v, name+"="); ok {
-			value = is // the last counts, as for os/exec
+			value = is
 		}
 	}
 	return value

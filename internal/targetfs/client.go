@@ -77,7 +77,7 @@ func NewClient(conn io.ReadWriteCloser) *Client {
 // Done is closed when the client can't be used any more.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err says why, after Done: net.ErrClosed's like after Close.
+// Err says why, after Done: io.ErrClosedPipe after Close, nil before.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
