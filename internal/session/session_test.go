@@ -307,7 +307,6 @@ func TestLostTunnelEndsTheProcess(t *testing.T) {
 		"stubborn": "trap '' TERM; while :; do sleep 0.02; done",
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			r := newRun(t)
 			go func() { <-r.observer.started; r.agent.far().Kill() }()
 			status, err := r.run(t.Context(), "sh", "-c", script)

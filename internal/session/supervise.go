@@ -34,9 +34,11 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 	case <-s.over:
 		err := s.lost()
 		s.terminate(exited)
+		s.endOrphans() // what was started while the others were ended
 		return ExitStatus{Code: 1}, err
 	case <-ctx.Done():
 		s.terminate(exited)
+		s.endOrphans()
 		s.drain(context.WithoutCancel(ctx))
 		return ExitStatus{Code: 1}, context.Cause(ctx)
 	}

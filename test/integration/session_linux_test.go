@@ -234,6 +234,7 @@ func TestSession(t *testing.T) {
 		{"the agent is killed", agentKilled},
 		{"the local process is killed", clientKilled},
 		{"a shell that ends leaves no server behind", shellEnds},
+		{"what starts while a session ends does not stay", startsLast},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.f(t, w)
@@ -544,6 +545,19 @@ func clientKilled(t *testing.T, w *world) {
 	if r.status.Code != 128+int(syscall.SIGKILL) || r.err != nil {
 		t.Errorf("exit code %d, %v", r.status.Code, r.err)
 	}
+}
+
+// startsLast ends a session whose process answers that by starting another one, as a reloader may that is about to.
+func startsLast(t *testing.T, w *world) {
+	r := w.startCommand(t, nil, "sh", "-c", `trap 'sleep 600 & echo $!; exit' TERM; echo ready; while :; do sleep 0.02; done`)
+	r.says("ready")
+	r.cancel()
+	out := r.wait()
+	pid, err := strconv.Atoi(out[len(out)-1])
+	if err != nil {
+		t.Fatalf("the process said %q", out)
+	}
+	gone(t, pid)
 }
 
 // shellEnds ends a shell whose server would live on: with no session, it would have no

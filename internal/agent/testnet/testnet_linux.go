@@ -6,6 +6,7 @@
 package testnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -182,7 +183,11 @@ func Isolated(t *testing.T) (*Namespace, bool) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=9m")
 		cmd.Env = append(os.Environ(), isolatedEnv+"="+t.Name())
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if out, err = cmd.CombinedOutput(); err != nil {
+		cmd.WaitDelay = time.Minute // for what it has left running, with its output open
+		if out, err = cmd.CombinedOutput(); errors.Is(err, exec.ErrWaitDelay) {
+			out, err = append(out, "something that it has started still runs\n"...), nil
+		}
+		if err != nil {
 			return fmt.Errorf("in a namespace of its own: %w\n%s", err, out)
 		}
 		return nil
