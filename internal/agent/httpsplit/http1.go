@@ -296,7 +296,10 @@ func (s *splitter) answer(req *head, status, text string) error {
 // pass writes a message to the client, in one piece when it is there.
 func (s *splitter) pass(h *head, in *bufio.Reader) error {
 	out := h.raw
-	if h.body == byLength {
+	switch h.body {
+	case chunked:
+		return copyTogether(s.client, in, out)
+	case byLength:
 		n := int(min(int64(in.Buffered()), h.length))
 		b, _ := in.Peek(n)
 		out = append(out, b...)

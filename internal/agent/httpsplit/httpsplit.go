@@ -269,6 +269,9 @@ func ended(err error) error {
 
 // late says that a deadline has passed. The tunnel's streams have an error of their own for that.
 func late(err error) bool {
+	if err == nil {
+		return false // most often; what follows allocates
+	}
 	var t interface{ Timeout() bool }
 	return errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.As(err, &t) && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT) // which ends a connection

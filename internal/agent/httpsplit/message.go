@@ -54,6 +54,9 @@ func readHead(r *bufio.Reader) (*head, error) {
 	h := &head{}
 	for {
 		line, err := r.ReadSlice('\n')
+		if h.raw == nil {
+			h.raw = make([]byte, 0, len(line)+r.Buffered()) // most heads are there at once, with what follows them
+		}
 		h.raw = append(h.raw, line...)
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -81,7 +84,9 @@ func (h *head) parse() error {
 		return errUnclear
 	}
 	first, rest, _ := strings.Cut(text, "\r\n")
-	copy(h.start[:], strings.SplitN(first, " ", 3))
+	h.start[0], first, _ = strings.Cut(first, " ")
+	h.start[1], h.start[2], _ = strings.Cut(first, " ")
+	h.lines = make([]string, 0, strings.Count(rest, "\r\n")+1)
 	var length, transfer []string
 	for rest != "" {
 		var line string
@@ -91,15 +96,18 @@ func (h *head) parse() error {
 			return errUnclear // folded lines, spaces before the colon: everybody reads them in their own way
 		}
 		value = strings.Trim(value, " \t")
-		h.lines = append(h.lines, name+": "+value)
-		switch strings.ToLower(name) {
-		case "content-length":
+		if written := len(name) + len(": ") + len(value); len(line) != written || line[len(name)+1] != ' ' {
+			line = name + ": " + value
+		}
+		h.lines = append(h.lines, line)
+		switch {
+		case strings.EqualFold(name, "Content-Length"):
 			length = append(length, value)
-		case "transfer-encoding":
+		case strings.EqualFold(name, "Transfer-Encoding"):
 			transfer = append(transfer, value)
-		case "connection":
+		case strings.EqualFold(name, "Connection"):
 			h.connection(value)
-		case "expect":
+		case strings.EqualFold(name, "Expect"):
 			h.expects = h.expects || strings.EqualFold(value, "100-continue")
 		}
 	}
