@@ -284,11 +284,13 @@ func TestFilterAndWhole(t *testing.T) {
 	}
 	mustGo(t, c, "ann", "ann")
 
-	// Carl wants a part too, and then all of it again.
+	// Carl wants a part too, and then all of it again. What was open for him is reset, a moment later.
 	carl.subscribe(t, byUser(wire.Steal, "carl"))
+	c.CloseIdleConnections()
 	mustGo(t, c, "carl", "carl")
 	mustGo(t, c, "bob", "target")
 	carl.subscribe(t, whole)
+	c.CloseIdleConnections()
 	mustGo(t, c, "bob", "carl")
 	mustGo(t, c, "ann", "ann")
 	w.End("s-carl", "enough")
