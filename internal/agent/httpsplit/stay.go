@@ -29,7 +29,7 @@ func (h *head) stayHTTP1() {
 		if !ok {
 			return line
 		}
-		kept := value
+		var kept string
 		switch strings.ToLower(name) {
 		case "upgrade":
 			kept = without(value, "h2c")
