@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 		Key: "k", SkipBuildTools: true,
 		Feature: Feature{
 			Network: Network{
-				Incoming: Incoming{Mode: IncomingMirror, OnConcurrentSteal: ConcurrentStealAbort},
+				Incoming: Incoming{Mode: IncomingMirror, OnConcurrentSteal: ConcurrentStealAbort, Probes: ProbesToTarget},
 				Outgoing: Outgoing{TCP: true, UDP: true},
 				DNS:      DNS{Enabled: true},
 				IPv6:     true,
