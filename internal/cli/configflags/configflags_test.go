@@ -115,7 +115,7 @@ func TestFlagsReachTheConfiguration(t *testing.T) {
 		AcceptInvalidCertificates: &yes, SkipBuildTools: true, Profile: "ns/base", KubeContext: "c1", Key: "k9",
 		Target: config.Target{Path: config.TargetPath{Kind: config.Deployment, Name: "shop", Container: "web"}, Namespace: "shop"},
 		Feature: config.Feature{
-			Network: config.Network{Incoming: config.Incoming{Mode: config.IncomingSteal, OnConcurrentSteal: "abort"}, IPv6: true},
+			Network: config.Network{Incoming: config.Incoming{Mode: config.IncomingSteal, OnConcurrentSteal: "abort", Probes: "target"}, IPv6: true},
 			Env:     config.Env{Enabled: true, Include: []string{"A", "B*"}, EnvFile: "e.env"},
 			FS:      config.FS{Mode: config.FSLocal}, Hostname: true, Magic: config.Magic{AWS: true},
 		},
