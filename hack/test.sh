@@ -29,8 +29,8 @@ case ${1:-} in
     # With all processors, which -p 1 does not use to compile.
     CGO_ENABLED=1 go build -race $(go list -f '{{if ne .Name "main"}}{{.ImportPath}}{{end}}' ./internal/...)
     # Package by package: the tests share two things of the machine, its cores and its ports.
-    CGO_ENABLED=1 go test -race -p 1 -timeout 60m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
-    for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go test -timeout 60m ./...); done
+    CGO_ENABLED=1 go test -race -p 1 -timeout 30m $(go list ./... | grep -v -E '/test/(e2e|clustertest|bench)')
+    for module in test/cluster test/chart test/protocols hack/images; do (cd "$module" && go test -timeout 30m ./...); done
     ;;
   e2e)
     need_root end-to-end
@@ -38,7 +38,7 @@ case ${1:-} in
     # What stays of a cluster that does not end goes when the next one starts; it is no failure of the tests.
     stop() { [ -n "${KEEP_CLUSTER:-}" ] || (cd test/cluster && go run ./cmd/cluster down) || echo "hack/test.sh: the cluster was not removed" >&2; }
     trap stop EXIT
-    MIRRORD_E2E=require go test -count=1 -p 1 -parallel 3 -timeout 4h -v ./test/clustertest ./test/e2e 2>&1 | hack/quiet.sh
+    MIRRORD_E2E=require go test -count=1 -p 1 -parallel 3 -timeout 75m -v ./test/clustertest ./test/e2e 2>&1 | hack/quiet.sh
     ;;
   *)
     echo "usage: hack/test.sh unit|root|e2e" >&2
