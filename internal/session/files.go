@@ -11,6 +11,7 @@ import (
 	from "github.com/mirrord-go/mirrord/internal/config/origin"
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/intercept"
+	"github.com/mirrord-go/mirrord/internal/session/program"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -22,8 +23,8 @@ var broughtVariables = []string{
 	"GEM_HOME", "GEM_PATH", "BUNDLE_PATH", "DOTNET_ROOT", "NUGET_PACKAGES", "PERL5LIB", "COMPOSER_HOME",
 }
 
-// fileRules compiles feature.fs for the laptop.
-func fileRules(cfg *config.Config, path, dir string, environ []string) (*filemode.Rules, error) {
+// fileRules compiles feature.fs for the laptop, where a command with these arguments runs the program at path.
+func fileRules(cfg *config.Config, path string, args []string, dir string, environ []string) (*filemode.Rules, error) {
 	laptop := filemode.Laptop{Dir: dir, Home: variable(environ, "HOME")}
 	if laptop.Dir == "" {
 		laptop.Dir, _ = os.Getwd()
@@ -36,6 +37,10 @@ func fileRules(cfg *config.Config, path, dir string, environ []string) (*filemod
 		if real, err := filepath.EvalSymlinks(abs); err == nil {
 			laptop.Local = append(laptop.Local, filepath.Dir(real))
 		}
+	}
+	// A script is to its interpreter what a program is to the system.
+	for _, script := range program.Scripts(args) {
+		laptop.Local = append(laptop.Local, filepath.Dir(script))
 	}
 	for _, name := range broughtVariables {
 		laptop.Local = append(laptop.Local, absolute(variable(environ, name))...)

@@ -146,7 +146,7 @@ func NewPlan(cfg *config.Config, cmd Command) (*Plan, error) {
 		p.table.LearnHosts(b)
 	}
 	p.table.LearnNetworks(networks())
-	if p.files, err = fileRules(cfg, p.path, p.dir, p.environ); err != nil {
+	if p.files, err = fileRules(cfg, p.path, cmd.Args, p.dir, p.environ); err != nil {
 		return nil, err
 	}
 	return p, nil

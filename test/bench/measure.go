@@ -156,7 +156,10 @@ func (s *stage) rows(ms []measurement, rounds int, report *Report) {
 		t.Logf("round %d of %d, %d sockets in TIME_WAIT", round+1, rounds, report.TimeWait[round])
 		for i, m := range ms {
 			for j := range sides {
-				// Nobody is always first, or behind the same other.
+				// Nobody is always first, or always behind the same other.
+				if round%2 == 1 {
+					j = len(sides) - 1 - j
+				}
 				sd := sides[(i+j+round)%len(sides)]
 				if sd.takes(m) {
 					report.add(m, sd.name, s.measure(sd, m))
