@@ -76,6 +76,11 @@ type Incoming struct {
 	HeaderFilters []HeaderRule `json:"headerFilters,omitempty"`
 }
 
+// Blocks reports whether a policy blocks a mode altogether, whatever a filter says.
+func (in Incoming) Blocks(mode string) bool {
+	return mode == Steal && len(in.Steal) > 0 || mode == Mirror && len(in.Mirror) > 0
+}
+
 // HeaderRule says what the text of a header filter must match.
 type HeaderRule struct {
 	Policy string `json:"policy"`

@@ -11,6 +11,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/config"
 	"github.com/mirrord-go/mirrord/internal/features"
 	"github.com/mirrord-go/mirrord/internal/grant"
+	"github.com/mirrord-go/mirrord/internal/profile"
 )
 
 // Evaluate decides about a session. Policies are all that there are; those that do not bind
@@ -40,7 +41,7 @@ func Evaluate(policies []Policy, req Request) Decision {
 		valid = append(valid, p)
 	}
 	d.Grant = grantOf(valid, req)
-	d.incoming(req.Features.Incoming)
+	d.incoming(req)
 	d.profile(valid, req)
 	return d
 }
@@ -166,7 +167,8 @@ func rules(from []v1alpha.OutgoingRule) []grant.Rule {
 }
 
 // incoming asks the grant as the agent will ask it.
-func (d *Decision) incoming(in sessions.Incoming) {
+func (d *Decision) incoming(req Request) {
+	in := req.Features.Incoming
 	if in.Mode == grant.Off {
 		return
 	}
@@ -186,8 +188,17 @@ func (d *Decision) incoming(in sessions.Incoming) {
 	}
 	for _, cause := range refusal.Causes {
 		ref := parseRef(cause.Policy)
-		d.refuse(Reason{Code: Code(cause.Code), Policy: &ref, Rule: cause.Rule, Message: refusal.Action + " is not allowed", Next: cause.Next})
+		next := cause.Next
+		if d.Grant.Incoming.Blocks(in.Mode) && setsIncoming(req.Loaded) {
+			next = fmt.Sprintf("The profile %q sets the mode, whatever the configuration says: select another one, or ask who maintains it.", req.Profile)
+		}
+		d.refuse(Reason{Code: Code(cause.Code), Policy: &ref, Rule: cause.Rule, Message: refusal.Action + " is not allowed", Next: next})
 	}
+}
+
+// setsIncoming reports whether a profile decides what is done with incoming traffic.
+func setsIncoming(p *profile.Profile) bool {
+	return p != nil && slices.ContainsFunc(p.Changes(), func(change string) bool { return strings.HasPrefix(change, "incoming-") })
 }
 
 // takesWhole reports whether the session names ports that its HTTP filter is not for. Without a

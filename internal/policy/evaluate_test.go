@@ -282,6 +282,30 @@ Select a profile that all policies allow with "profile": "NAME" in the configura
 	}
 }
 
+// What a profile sets is not for the user to set otherwise.
+func TestAdviceWithAProfile(t *testing.T) {
+	const another = `The profile "base" sets the mode`
+	steals, others := []profiles.FeatureAdjustment{{Change: profiles.IncomingSteal}}, []profiles.FeatureAdjustment{{Change: profiles.DNSRemote}}
+	for name, tt := range map[string]struct {
+		block       string
+		adjustments []profiles.FeatureAdjustment
+		want        string
+	}{
+		"the profile steals":                   {"steal", steals, another},
+		"the profile is about something else":  {"steal", others, `Set "feature.network.incoming.mode"`},
+		"the profile steals, without a filter": {"steal-without-filter", steals, "Add an HTTP filter"},
+	} {
+		d := Evaluate([]Policy{policy(t, "base", "{block: ["+tt.block+"]}")}, Request{
+			Target: shop(t, "deployment/web"), Features: stealing(nil),
+			Profile: "base", Loaded: &profile.Profile{Ref: profile.Ref{Name: "base"}, Adjustments: tt.adjustments},
+		})
+		refused, ok := errors.AsType[*RefusedError](d.Err())
+		if !ok || !strings.HasPrefix(refused.Hint(), tt.want) || strings.Contains(refused.Hint(), "\n") {
+			t.Errorf("%s: %v, hint %q", name, d.Err(), refused.Hint())
+		}
+	}
+}
+
 func TestGrant(t *testing.T) {
 	d := Evaluate([]Policy{
 		policy(t, "shop/all", `
