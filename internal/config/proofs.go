@@ -75,7 +75,7 @@ func proofs() map[string]string {
 		"feature.split_queues":     limitsTargets,
 		"feature.db_branches":      limitsTargets,
 		"feature.preview":          limitsTargets,
-		"feature.magic.aws":        limitsProgram,
+		"feature.magic.aws":        "TestEnvironment",
 		"feature.magic.auto_mount": limitsFiles,
 		"feature.magic.turbo":      limitsProgram,
 

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +38,7 @@ spec:
     - {name: PATH, value: /pod/bin}
     - {name: HOME, value: /pod/home}
     - {name: SHARED, value: pod}
+    - {name: AWS_ROLE_ARN, value: "arn:aws:iam::1:role/shop"}
     envFrom: [{configMapRef: {name: settings}}]
     readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 60}
 `
@@ -50,6 +52,8 @@ func TestEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	machines := []string{"SHARED=machine", "ONLY_MACHINE=here"}
+	atAWS := []string{"AWS_PROFILE=me", "AWS_ACCESS_KEY_ID=mine"}
+	const role = "arn:aws:iam::1:role/shop"
 
 	// What the tests look at: "" is a variable without a value, "-" one that is not there.
 	pod := map[string]string{
@@ -72,6 +76,7 @@ func TestEnvironment(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		env  any // feature.env
+		aws  any // feature.magic.aws
 		run  run
 		want map[string]string
 	}{
@@ -94,14 +99,21 @@ func TestEnvironment(t *testing.T) {
 		},
 		{name: "flag", run: run{flags: []string{"-x", "FROM_MAP"}}, want: but(machine, "FROM_MAP", "a value = with, signs")},
 		{name: "variable", run: run{env: []string{"MIRRORD_OVERRIDE_ENV_VARS_EXCLUDE=FROM_MAP"}}, want: but(pod, "FROM_MAP", "-")},
+		{name: "the laptop's user at AWS, by default", run: run{env: atAWS}, want: but(pod, "AWS_ROLE_ARN", role, "AWS_PROFILE", "-", "AWS_ACCESS_KEY_ID", "-")},
+		{name: "the laptop's user at AWS, hidden", aws: true, env: false, run: run{env: atAWS}, want: but(machine, "AWS_ROLE_ARN", "-", "AWS_PROFILE", "-", "AWS_ACCESS_KEY_ID", "-")},
+		{name: "the laptop's user at AWS, shown", aws: false, run: run{env: atAWS}, want: but(pod, "AWS_ROLE_ARN", role, "AWS_PROFILE", "me", "AWS_ACCESS_KEY_ID", "mine")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tt.run.env = append(tt.run.env, machines...)
-			tt.run.config = object{"target": s.webTarget()}
+			tt.run.env = slices.Concat(tt.run.env, machines)
+			feature := object{}
 			if tt.env != nil {
-				tt.run.config["feature"] = object{"env": tt.env}
+				feature["env"] = tt.env
 			}
+			if tt.aws != nil {
+				feature["magic"] = object{"aws": tt.aws}
+			}
+			tt.run.config = object{"target": s.webTarget(), "feature": feature}
 			tt.run.command = []string{"env", "-0"}
 			se := s.start(t, tt.run)
 			if code := se.wait(); code != 0 {

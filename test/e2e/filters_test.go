@@ -45,15 +45,15 @@ func TestFilters(t *testing.T) {
 		{
 			name:     "names resolved in the target",
 			outgoing: true,
-			dns:      object{"filter": object{"remote": []string{"db"}}},
-			resolved: []string{"resolve db"},
+			dns:      object{"filter": object{"remote": []string{"db", "many.mirrord.test"}}},
+			resolved: []string{"resolve db", "resolve many.mirrord.test"}, // the second over TCP: it is too long for a datagram
 			absent:   []string{"resolve " + full, "resolve machine.mirrord.test"},
 		},
 		{
 			name:     "names resolved here",
 			outgoing: true,
 			dns:      object{"filter": object{"local": []string{"*.cluster.local", "machine.mirrord.test"}}},
-			resolved: []string{"resolve db", "resolve alias2.mirrord.test"},
+			resolved: []string{"resolve db", "resolve alias2.mirrord.test", "resolve many.mirrord.test"},
 			absent:   []string{"resolve " + full, "resolve machine.mirrord.test"},
 		},
 	} {

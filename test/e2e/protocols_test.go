@@ -202,6 +202,10 @@ func TestProtocolsOutgoing(t *testing.T) {
 	node := nodeLibraries(t)
 	client := func(name string) string { return filepath.Join("../protocols/clients", name) }
 	all := func(words string) []string { return strings.Split(words, ", ") }
+	t.Run("http3 among processes of the session", func(t *testing.T) {
+		t.Parallel()
+		s.ownHTTP3(t, program)
+	})
 	for _, test := range []struct {
 		name    string
 		command []string
@@ -254,6 +258,32 @@ func TestProtocolsOutgoing(t *testing.T) {
 				t.Errorf("%+v, want %q of %q", *retried, test.did, test.server)
 			}
 		})
+	}
+}
+
+// ownHTTP3 has a process of the session serve HTTP/3 for another one: datagrams of the session's own stay with it.
+func (s *stage) ownHTTP3(t *testing.T, program string) {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	must(t, err)
+	addr := c.LocalAddr().String()
+	must(t, c.Close())
+	const script = `"$0" serve -name own -http3 "$1" >/dev/null & server=$!
+until "$0" http3 "$1"; do kill -0 $server || exit 1; sleep 0.2; done
+kill $server`
+	se := s.start(t, run{
+		config:  object{"target": s.webTarget(), "feature": object{"network": object{"outgoing": true, "incoming": "steal"}}},
+		command: []string{"sh", "-c", script, program, addr},
+	})
+	if code := se.wait(); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, se.stderr())
+	}
+	var d dialogue
+	if err := json.Unmarshal([]byte(se.out.String()), &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.Server != "own" || !sameHost(d.Peer, "127.0.0.1") || len(d.Did) != 3 {
+		t.Errorf("the session's own server was asked: %+v", d)
 	}
 }
 
