@@ -25,6 +25,14 @@ type targetFiles struct {
 	server *FileServer
 }
 
+// prefixes are where programs of this machine are installed with what belongs to them, wherever that is.
+func prefixes() (dirs []string) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		dirs = append(dirs, filepath.Dir(dir))
+	}
+	return dirs
+}
+
 // serveFiles makes a target with some files.
 func serveFiles(t *testing.T, mode filemode.Settings) *targetFiles {
 	t.Helper()
@@ -42,7 +50,7 @@ func serveFiles(t *testing.T, mode filemode.Settings) *targetFiles {
 	if err := os.Symlink("hello", filepath.Join(root, "app", "link")); err != nil {
 		t.Fatal(err)
 	}
-	rules, err := filemode.Compile(mode, nil, filemode.Laptop{Home: os.Getenv("HOME"), Dir: testdata("")})
+	rules, err := filemode.Compile(mode, nil, filemode.Laptop{Home: os.Getenv("HOME"), Dir: testdata(""), Local: prefixes()})
 	if err != nil {
 		t.Fatal(err)
 	}
