@@ -121,6 +121,9 @@ func (d *dial) hold() {
 	nonblocking := d.socket.nonblocking() // MPTCP
 	for {
 		why, errno := d.await(d.ctx, answered, timeout)
+		if why == ready && d.ctx.Err() != nil {
+			why = gone // another thread has disconnected the socket, and that is the answer
+		}
 		switch {
 		case why == ready:
 			d.place(nonblocking)

@@ -174,7 +174,8 @@ static void arguments(void) {
 
 static void *never_connects(void *arg) {
 	int fd = *(int *)arg;
-	CHECK(conn(fd, "198.51.100.65", 80) == -1 && (errno == ECONNABORTED || errno == ECONNRESET), "connect");
+	int r = conn(fd, "198.51.100.65", 80);
+	CHECK(r == -1 && (errno == ECONNABORTED || errno == ECONNRESET), "connect gave %d", r);
 	return NULL;
 }
 
