@@ -151,21 +151,23 @@ func reasons(causes []metav1.StatusCause) string {
 
 // DeleteSession ends a session. One that is gone already is no error.
 func (c *Cluster) DeleteSession(ctx context.Context, namespace, name string) error {
-	err := c.retry(ctx, func(ctx context.Context) error {
-		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).SetHeader("Accept", "application/json").Do(ctx).Error()
-	})
+	err := c.deleteSession(ctx, namespace, name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return c.explain(ctx, err, "ending session "+name, sessionRule("delete", namespace))
 }
 
+func (c *Cluster) deleteSession(ctx context.Context, namespace, name string) error {
+	return c.retry(ctx, func(ctx context.Context) error {
+		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).SetHeader("Accept", "application/json").Do(ctx).Error()
+	})
+}
+
 // EndSession ends a session that a person names: one that is not there is an [*Error] with [ReasonNotFound].
 func (c *Cluster) EndSession(ctx context.Context, namespace, name string) error {
 	doing := "ending session " + name
-	err := c.retry(ctx, func(ctx context.Context) error {
-		return c.sessionsAPI().Delete().AbsPath(sessionPath(namespace, name)).SetHeader("Accept", "application/json").Do(ctx).Error()
-	})
+	err := c.deleteSession(ctx, namespace, name)
 	if apierrors.IsNotFound(err) {
 		if there, findErr := c.HasOperator(ctx); findErr == nil && there {
 			return &Error{
@@ -182,7 +184,7 @@ func (c *Cluster) EndSession(ctx context.Context, namespace, name string) error 
 func noOperator(doing string, err error) error {
 	return &Error{
 		Reason: ReasonNotFound, Doing: doing, Why: "no operator is installed in this cluster", Err: err,
-		Next: "Sessions without an operator are known to nobody but their users.",
+		Next: "Sessions without an operator are known to nobody but their users, who end them with Ctrl-C; \"mirrord operator install\" installs one.",
 	}
 }
 

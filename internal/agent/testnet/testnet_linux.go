@@ -185,7 +185,7 @@ func Isolated(t *testing.T) (*Namespace, bool) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		cmd.WaitDelay = time.Minute // for what it has left running, with its output open
 		if out, err = cmd.CombinedOutput(); errors.Is(err, exec.ErrWaitDelay) {
-			out, err = append(out, "something that it has started still runs\n"...), nil
+			err = fmt.Errorf("something that it has started still runs: %w", err)
 		}
 		if err != nil {
 			return fmt.Errorf("in a namespace of its own: %w\n%s", err, out)
