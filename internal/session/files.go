@@ -38,12 +38,14 @@ func fileRules(cfg *config.Config, path string, args []string, dir string, envir
 			laptop.Local = append(laptop.Local, filepath.Dir(real))
 		}
 	}
-	// A script is to its interpreter what a program is to the system.
-	for _, script := range program.Scripts(args) {
-		laptop.Local = append(laptop.Local, filepath.Dir(script))
-	}
+	laptop.Local = append(laptop.Local, program.Brought(args, laptop.Dir)...)
 	for _, name := range broughtVariables {
 		laptop.Local = append(laptop.Local, absolute(variable(environ, name))...)
+	}
+	for _, dir := range append([]string{laptop.Program}, laptop.Local...) {
+		if prefix := program.Prefix(dir); prefix != "" {
+			laptop.Local = append(laptop.Local, prefix)
+		}
 	}
 	fs := cfg.Feature.FS
 	return filemode.Compile(filemode.Settings{

@@ -200,6 +200,7 @@ func TestProtocolsOutgoing(t *testing.T) {
 		"pod/web", "pod/broker", "pod/postgres", "pod/redis")
 	pod4, pod6 := s.ips(t, "web")
 	node := nodeLibraries(t)
+	home := "HOME=" + t.TempDir() // the scripts are outside of it, wherever this is checked out
 	client := func(name string) string { return filepath.Join("../protocols/clients", name) }
 	all := func(words string) []string { return strings.Split(words, ", ") }
 	t.Run("http3 among processes of the session", func(t *testing.T) {
@@ -243,7 +244,7 @@ func TestProtocolsOutgoing(t *testing.T) {
 			eventually(t, func() error {
 				se := s.start(t, run{
 					config:  object{"target": s.webTarget(), "feature": object{"network": object{"outgoing": true, "dns": true}}},
-					env:     test.env,
+					env:     append(slices.Clone(test.env), home),
 					command: test.command,
 				})
 				if code := se.wait(); code != 0 {
