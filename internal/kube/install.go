@@ -47,13 +47,25 @@ type InstallOptions struct {
 // Install makes the cluster have the objects, and removes those of an earlier installation that are
 // not among them; namespaces and resource types are never removed so. It can be repeated at any
 // time. Objects that somebody else has made are found before anything is changed, and refused,
-// but for resource types, which are taken over, and a namespace, which is used as it is.
+// but for resource types, which are taken over, and a namespace, which is used as it is. Rights that
+// the user lacks are found before anything is changed, too, and are all in one [*MissingRulesError].
 func (c *Cluster) Install(ctx context.Context, objects []*unstructured.Unstructured, opts InstallOptions) error {
 	if opts.Each == nil {
 		opts.Each = func(*unstructured.Unstructured, Change) {}
 	}
+	may := c.newInstaller(ctx)
+	if err := may.mayRead(ctx, objects); err != nil {
+		return err
+	}
 	present, err := c.survey(ctx, objects)
 	if err != nil {
+		return err
+	}
+	stale, err := c.stale(ctx, objects)
+	if err != nil {
+		return err
+	}
+	if err := may.mayWrite(ctx, objects, present, stale); err != nil {
 		return err
 	}
 	for i, object := range objects {
@@ -63,7 +75,7 @@ func (c *Cluster) Install(ctx context.Context, objects []*unstructured.Unstructu
 		}
 		opts.Each(object, change)
 	}
-	return c.prune(ctx, objects, opts)
+	return c.prune(ctx, stale, opts)
 }
 
 // survey reads what is there of the objects, and refuses what belongs to others.
@@ -88,17 +100,16 @@ func (c *Cluster) survey(ctx context.Context, objects []*unstructured.Unstructur
 			foreign = append(foreign, Describe(object))
 		}
 	}
-	const doing = "installing the operator"
 	if len(helm) > 0 {
 		return nil, &Error{
-			Reason: ReasonRefused, Doing: doing,
+			Reason: ReasonRefused, Doing: installing,
 			Why:  fmt.Sprintf("%s belongs to the Helm release %q, and so may more", helm[0], release),
 			Next: "Upgrade it with \"helm upgrade\". To change over, uninstall it with Helm first; profiles and policies stay.",
 		}
 	}
 	if len(foreign) > 0 {
 		return nil, &Error{
-			Reason: ReasonRefused, Doing: doing,
+			Reason: ReasonRefused, Doing: installing,
 			Why:  "these objects are there already, and were not made by this command: " + strings.Join(foreign, ", "),
 			Next: "Another operator of mirrord may be installed; there can be one in a cluster. Remove it, or these objects, first.",
 		}
@@ -163,7 +174,7 @@ func usable(object, present *unstructured.Unstructured) error {
 		return nil
 	}
 	return &Error{
-		Reason: ReasonRefused, Doing: "installing the operator",
+		Reason: ReasonRefused, Doing: installing,
 		Why:  fmt.Sprintf("the namespace %s has the Pod Security level %q, which lets no agent run", present.GetName(), level),
 		Next: fmt.Sprintf("Choose another namespace, or: kubectl label namespace %s %s=privileged --overwrite", present.GetName(), labelPodSecurity),
 	}
@@ -183,21 +194,25 @@ func (c *Cluster) explainApply(ctx context.Context, err error, object *unstructu
 	return c.explain(ctx, err, doing, k.rule("patch", object.GetNamespace()))
 }
 
-// prune removes what an earlier installation had and this one does not.
-func (c *Cluster) prune(ctx context.Context, objects []*unstructured.Unstructured, opts InstallOptions) error {
+// stale is what an earlier installation had and this one does not, and what is to be removed.
+func (c *Cluster) stale(ctx context.Context, objects []*unstructured.Unstructured) ([]unstructured.Unstructured, error) {
 	keep := map[string]bool{}
 	for _, object := range objects {
 		keep[Describe(object)] = true
 	}
 	installed, err := c.installed(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for i := range installed {
-		object := &installed[i]
-		if keep[Describe(object)] || object.GetKind() == "Namespace" || object.GetKind() == "CustomResourceDefinition" {
-			continue
-		}
+	return slices.DeleteFunc(installed, func(object unstructured.Unstructured) bool {
+		return keep[Describe(&object)] || object.GetKind() == "Namespace" || object.GetKind() == "CustomResourceDefinition"
+	}), nil
+}
+
+// prune removes what is stale.
+func (c *Cluster) prune(ctx context.Context, stale []unstructured.Unstructured, opts InstallOptions) error {
+	for i := range stale {
+		object := &stale[i]
 		if !opts.DryRun {
 			k, err := objectKindOf(object)
 			if err != nil {

@@ -24,6 +24,8 @@ type Rule struct {
 	Resource string
 	// Namespace is empty for resources of the whole cluster, or for all namespaces.
 	Namespace string
+	// Name is that of the one object that the right is to; empty for all of them.
+	Name string
 }
 
 // String reads like "create jobs.batch in namespace shop".
@@ -32,10 +34,19 @@ func (r Rule) String() string {
 	if r.Group != "" {
 		s += "." + r.Group
 	}
+	if r.Name != "" {
+		s += " " + r.Name
+	}
 	if r.Namespace != "" {
 		s += " in namespace " + r.Namespace
 	}
 	return s
+}
+
+// compare orders rules so that those of a Role stand together, and its rules by what they are about.
+func (r Rule) compare(o Rule) int {
+	return cmp.Or(cmp.Compare(r.Namespace, o.Namespace), cmp.Compare(r.Group, o.Group), cmp.Compare(r.Resource, o.Resource),
+		cmp.Compare(r.Name, o.Name), cmp.Compare(r.Verb, o.Verb))
 }
 
 // MissingRulesError says that the user lacks rights. All that are known to be missing are
@@ -46,15 +57,23 @@ type MissingRulesError struct {
 	Rules []Rule
 	// User is as whom the cluster sees the caller; empty when it does not tell.
 	User string
+	// Instead is what one can do without being granted the rights; may be empty.
+	Instead string
 	// Err is the API server's answer; nil when it was asked before anything was tried.
 	Err error
 }
 
-// Error names the rights.
+// mostNamed is how many rights an error's own line names; the manifest has all of them.
+const mostNamed = 10
+
+// Error names the rights, or the first of very many.
 func (e *MissingRulesError) Error() string {
-	names := make([]string, len(e.Rules))
-	for i, r := range e.Rules {
-		names[i] = r.String()
+	var names []string
+	for _, r := range e.Rules[:min(len(e.Rules), mostNamed)] {
+		names = append(names, r.String())
+	}
+	if more := len(e.Rules) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d rights more", more))
 	}
 	return fmt.Sprintf("%s: the cluster does not let you %s", e.Doing, strings.Join(names, ", "))
 }
@@ -68,7 +87,11 @@ func (e *MissingRulesError) Hint() string {
 	if user == "" {
 		user, yours = "YOU", ", with your name instead of YOU"
 	}
-	return "Someone who administers the cluster can grant this" + yours + " (docs/rbac.md has all that mirrord needs):\n" +
+	instead := e.Instead
+	if instead != "" {
+		instead += "\n"
+	}
+	return instead + "Someone who administers the cluster can grant this" + yours + " (docs/rbac.md has all that mirrord needs):\n" +
 		strings.TrimSpace(roleYAML("mirrord-missing", user, e.Rules))
 }
 
@@ -94,7 +117,11 @@ func roleYAML(name, user string, rules []Rule) string {
 		}
 		fmt.Fprintf(&b, "apiVersion: rbac.authorization.k8s.io/v1\nkind: %s\nmetadata: %s\nrules:\n", kind, metadata)
 		for _, g := range merge(byNamespace[ns]) {
-			fmt.Fprintf(&b, "- {apiGroups: [%q], resources: [%q], verbs: [%s]}\n", g.Group, g.Resource, g.Verb)
+			names := ""
+			if g.Name != "" {
+				names = fmt.Sprintf("resourceNames: [%q], ", g.Name)
+			}
+			fmt.Fprintf(&b, "- {apiGroups: [%q], resources: [%q], %sverbs: [%s]}\n", g.Group, g.Resource, names, g.Verb)
 		}
 		fmt.Fprintf(&b, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: %sBinding\nmetadata: %s\n", kind, metadata)
 		fmt.Fprintf(&b, "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: %s, name: %s}\n", kind, name)
@@ -108,7 +135,7 @@ func merge(rules []Rule) []Rule {
 	var merged []Rule
 	for _, r := range rules {
 		r.Verb = fmt.Sprintf("%q", r.Verb)
-		i := slices.IndexFunc(merged, func(m Rule) bool { return m.Group == r.Group && m.Resource == r.Resource })
+		i := slices.IndexFunc(merged, func(m Rule) bool { return m.Group == r.Group && m.Resource == r.Resource && m.Name == r.Name })
 		switch {
 		case i < 0:
 			merged = append(merged, r)
@@ -192,7 +219,7 @@ func (c *Cluster) allowed(ctx context.Context, r Rule) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Namespace: r.Namespace, Verb: r.Verb, Group: r.Group, Resource: name, Subresource: sub,
+				Namespace: r.Namespace, Verb: r.Verb, Group: r.Group, Resource: name, Subresource: sub, Name: r.Name,
 			},
 		},
 	}
