@@ -2,6 +2,7 @@ package httpsplit
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -132,6 +133,11 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 	if d == nil {
 		d = s.o.App
 	}
+	return s.carry(req, d)
+}
+
+// carry is [splitter.exchange] for a request that is a destination's.
+func (s *splitter) carry(req *head, d Destination) (again bool, err error) {
 	u, fresh, err := s.send(req, d)
 	if u == nil {
 		return false, s.finish(nil, nothing, err)
@@ -148,6 +154,11 @@ func (s *splitter) exchange(req *head) (again bool, err error) {
 	body := s.forward(u, req) // while the response comes
 	resp, what, err := s.respond(u, req, body)
 	switch {
+	case what == silent && s.released(req, u.dst, err):
+		s.drop(u)
+		return s.carry(req, s.o.App)
+	case what == silent:
+		return false, s.finish(u, body, s.unanswered(req, u.dst, err))
 	case what == unframed:
 		return false, s.join(u, body)
 	case what == unended:
@@ -195,6 +206,9 @@ func (s *splitter) send(req *head, d Destination) (u *upstream, fresh bool, err 
 		case d != s.o.App && u == nil:
 			d = s.o.App
 			continue
+		case u != nil && s.released(req, d, err):
+			d = s.o.App
+			continue
 		case u != nil:
 			// A part of the request may have been seen.
 			err = s.unanswered(req, d, err)
@@ -210,6 +224,7 @@ const (
 	framed   ending = iota
 	unframed        // HTTP has ended on this connection, for both sides; what was read has been passed on
 	unended         // where the response ends is not known; what was read has been passed on
+	silent          // there is none
 )
 
 // respond carries the response, with interim ones before it. A nil response without an error has been
@@ -224,7 +239,7 @@ func (s *splitter) respond(u *upstream, req *head, body *sending) (resp *head, w
 				return nil, framed, s.answer(req, badRequest, unclearBody)
 			}
 			if first {
-				return nil, framed, s.unanswered(req, u.dst, err)
+				return nil, silent, err
 			}
 			return nil, framed, err
 		}
@@ -272,6 +287,16 @@ func (s *splitter) unclearFrom(u *upstream) ending {
 		return unframed
 	}
 	return unended
+}
+
+// released says that a request without a response can go to the application instead.
+func (s *splitter) released(req *head, d Destination, err error) bool {
+	return isSafe(req.start[0]) && req.body == noBody && !late(err) && s.leaving(s.ctx, d)
+}
+
+// leaving asks whether a destination is on its way out.
+func (s *splitter) leaving(ctx context.Context, d Destination) bool {
+	return d != s.o.App && s.o.Released != nil && ctx.Err() == nil && s.o.Released(ctx, d)
 }
 
 // unanswered answers in the place of a chosen destination. The application's silence stays its own.

@@ -52,6 +52,11 @@ type Options struct {
 	// once for each request, from one goroutine for each connection, or one for each stream. A
 	// chosen destination that can't be dialled leaves the request to the application.
 	Choose func(*httpfilter.Request) Destination
+	// Released says that a chosen destination which ended a connection without a response is on
+	// its way out, and not only broken: then a safe request without a body (RFC 9110, section
+	// 9.2.1) goes to the application after all. It may wait for a moment to know. A nil Released
+	// is one that returns false.
+	Released func(context.Context, Destination) bool
 	// Raw returns where a connection goes that is not HTTP, or nil for the application. A nil
 	// Raw is one that returns nil.
 	Raw func() Destination

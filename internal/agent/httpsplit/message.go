@@ -212,6 +212,15 @@ func (h *head) repeatable() bool {
 	return false
 }
 
+// isSafe says that a request with this method asks for nothing but an answer (RFC 9110, section 9.2.1).
+func isSafe(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE":
+		return true
+	}
+	return false
+}
+
 // request is what a filter sees.
 func (h *head) request(body httpfilter.BodyFunc) *httpfilter.Request {
 	return &httpfilter.Request{Method: h.start[0], Target: originForm(h.start[1]), Header: h.lines, Body: body}

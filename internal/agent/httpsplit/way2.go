@@ -8,8 +8,10 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/pipe"
@@ -55,8 +57,15 @@ func (w *way) chosen(r *http.Request) (*http.Response, error) {
 		body = &lent{body: r.Body}
 		first.Body = body
 	}
+	safe := body == nil && isSafe(r.Method)
+	var begun atomic.Bool // the response, be it an interim one
+	if safe {
+		first = *r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{GotFirstResponseByte: func() { begun.Store(true) }}))
+	}
 	res, err := w.m.transport(w.d).RoundTrip(&first)
-	if body.returned() && untaken(err) && r.Context().Err() == nil {
+	switch {
+	case err == nil, r.Context().Err() != nil:
+	case body.returned() && untaken(err), safe && !begun.Load() && w.m.s.leaving(r.Context(), w.d):
 		return nil, nil //nolint:nilnil // as it says
 	}
 	if err != nil && body != nil {

@@ -31,6 +31,8 @@ const (
 	maxBodyTimeout   = time.Minute
 	maxDetectTimeout = time.Minute
 	maxJQTimeout     = time.Second
+	// releaseTime is how long the end of a session may be behind that of its process.
+	releaseTime = time.Second
 )
 
 func filterLimits(o wire.HTTPOptions, programs jq.Gate) httpfilter.Limits {
@@ -71,7 +73,7 @@ func (in *incoming) splitFor(s stealer, c *steal.Conn, thief *subscription, filt
 	sp := &splitting{in: in, peer: addrPort(c.RemoteAddr()), local: c.Dst, way: toApp{in, c.Dst}, client: &begun{Conn: c.TCPConn, first: read}}
 	port := tlsOf(filtered)
 	o := httpsplit.Options{
-		App: sp.way, Choose: sp.choose, Raw: sp.raw, Mark: sp.mark,
+		App: sp.way, Choose: sp.choose, Released: in.released, Raw: sp.raw, Mark: sp.mark,
 		DetectTimeout: detect, Bodies: in.bodies, Drain: in.drain,
 	}
 	return func() {
@@ -109,6 +111,33 @@ func (sp *splitting) choose(r *httpfilter.Request) httpsplit.Destination {
 		return sp.session(thief)
 	}
 	return nil
+}
+
+// released waits for a moment for a session to give a port back: one whose process has ended without an
+// answer may be about to end itself, and says so behind it. Who keeps the port is to see what is wrong.
+func (in *incoming) released(ctx context.Context, d httpsplit.Destination) bool {
+	s, ok := d.(toSession)
+	if !ok {
+		return false
+	}
+	late := time.NewTimer(releaseTime)
+	defer late.Stop()
+	for last := false; ; {
+		changed := in.change()
+		if sub := in.had(s.link, s.local.Port()); sub == nil || sub.mode != wire.Steal {
+			return true
+		}
+		if last {
+			return false
+		}
+		select {
+		case <-changed:
+		case <-late.C:
+			last = true
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // raw finds who gets a connection that is not HTTP.

@@ -90,6 +90,7 @@ type incoming struct {
 	filtered  map[uint16][]*subscription         // by port, stolen with a filter, first come first
 	mirrored  map[uint16]map[*link]*subscription // by port
 	dialer    stealer                            // the last steal, which may be closed
+	changed   chan struct{}                      // closed, and replaced, when these change
 	active    int                                // connections that are being served
 	undecided int                                // stolen ones that nobody serves yet
 	closing   bool
@@ -100,7 +101,7 @@ func newIncoming(log *slog.Logger, openSteal func(*slog.Logger) (stealer, error)
 	in := &incoming{
 		log: log, openSteal: openSteal, openMirror: openMirror, restAfter: restAfter,
 		stolen: map[uint16]*subscription{}, filtered: map[uint16][]*subscription{},
-		mirrored: map[uint16]map[*link]*subscription{}, idle: make(chan struct{}),
+		mirrored: map[uint16]map[*link]*subscription{}, changed: make(chan struct{}), idle: make(chan struct{}),
 		bodies: httpsplit.NewBudget(maxBodies), programs: jq.NewGate(maxPrograms), drain: make(chan struct{}),
 	}
 	in.ctx, in.cancel = context.WithCancel(context.Background())

@@ -86,6 +86,7 @@ func (in *incoming) newSubscription(l *link, req wire.Subscribe) (*subscription,
 func (in *incoming) keep(sub *subscription) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	defer in.tellChange()
 	if sub.mode == wire.Steal && sub.filter != nil {
 		// The list is never changed in place: who reads it holds no lock.
 		list := slices.Clone(in.filtered[sub.port])
@@ -110,6 +111,7 @@ func (in *incoming) keep(sub *subscription) {
 func (in *incoming) forget(sub *subscription) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	defer in.tellChange()
 	if in.stolen[sub.port] == sub {
 		delete(in.stolen, sub.port)
 		sub.stopLater()
@@ -126,6 +128,19 @@ func (in *incoming) forget(sub *subscription) {
 			delete(in.mirrored, sub.port)
 		}
 	}
+}
+
+// change is closed when the subscriptions change next.
+func (in *incoming) change() <-chan struct{} {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.changed
+}
+
+// tellChange wakes who waits for a change. The caller holds mu.
+func (in *incoming) tellChange() {
+	close(in.changed)
+	in.changed = make(chan struct{})
 }
 
 func (sub *subscription) stopLater() {
