@@ -1,6 +1,7 @@
 package fsmount
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -134,8 +135,8 @@ func (o *opener) read() {
 	o.waiting = nil
 }
 
-// open opens a name in the mount's root.
-func (o *opener) open(name string, flags int) (int, error) {
+// open opens a name in the mount's root. What the holder opens after the end of ctx is closed.
+func (o *opener) open(ctx context.Context, name string, flags int) (int, error) {
 	reply := make(chan opened, 1)
 	o.mu.Lock()
 	if o.ended {
@@ -162,7 +163,19 @@ func (o *opener) open(name string, flags int) (int, error) {
 		o.mu.Unlock()
 		return -1, unix.EIO
 	}
-	got := <-reply
+	var got opened
+	select {
+	case got = <-reply:
+	case <-ctx.Done():
+		o.mu.Lock()
+		_, waits := o.waiting[id]
+		delete(o.waiting, id)
+		o.mu.Unlock()
+		if waits {
+			return -1, context.Cause(ctx)
+		}
+		got = <-reply // It is there, or comes at once.
+	}
 	if got.errno != 0 {
 		return -1, got.errno
 	}

@@ -1,6 +1,8 @@
 package fsmount
 
 import (
+	"context"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -8,11 +10,13 @@ import (
 )
 
 // Open takes the file that was opened at the target for this, or opens one there: a program can open again what it has, through /proc/self/fd.
-func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (t *tree) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.NodeId == primerNode {
 		return fuse.OK
 	}
-	h, err := t.take(in.NodeId, int(in.Flags))
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	h, err := t.take(ctx, in.NodeId, int(in.Flags))
 	if err != nil {
 		return status(err)
 	}
@@ -21,11 +25,13 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.
 }
 
 // OpenDir is Open of a directory.
-func (t *tree) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (t *tree) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.NodeId == fuse.FUSE_ROOT_ID {
 		return fuse.EACCES
 	}
-	h, err := t.take(in.NodeId, int(in.Flags)|unix.O_DIRECTORY)
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	h, err := t.take(ctx, in.NodeId, int(in.Flags)|unix.O_DIRECTORY)
 	if err != nil {
 		return status(err)
 	}
@@ -41,7 +47,7 @@ type taken struct {
 // how are the flags by which openings differ for the target.
 const how = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC
 
-func (t *tree) take(id uint64, flags int) (taken, error) {
+func (t *tree) take(ctx context.Context, id uint64, flags int) (taken, error) {
 	t.mu.Lock()
 	n := t.nodes[id]
 	if n == nil {
@@ -60,7 +66,7 @@ func (t *tree) take(id uint64, flags int) (taken, error) {
 	t.mu.Unlock()
 
 	f, _ := targetfs.FromLinux(flags & (how | unix.O_DIRECTORY))
-	file, err := t.target.Open(t.ctx, path, f, 0)
+	file, err := t.target.Open(ctx, path, f, 0)
 	if err != nil {
 		return taken{}, err
 	}
@@ -116,7 +122,7 @@ func (t *tree) handle(fh uint64) *handle {
 }
 
 // Read reads.
-func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+func (t *tree) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	h := t.handle(in.Fh)
 	if h == nil {
 		if in.NodeId == primerNode {
@@ -124,7 +130,9 @@ func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 		}
 		return nil, fuse.EBADF
 	}
-	n, err := h.file.ReadAt(t.ctx, buf, int64(in.Offset))
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	n, err := h.file.ReadAt(ctx, buf, int64(in.Offset))
 	if err != nil {
 		return nil, status(err)
 	}
@@ -132,12 +140,14 @@ func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRe
 }
 
 // Write writes. What the target has not written is an error only when it is all.
-func (t *tree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+func (t *tree) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	h := t.handle(in.Fh)
 	if h == nil {
 		return 0, fuse.EBADF
 	}
-	n, err := h.file.WriteAt(t.ctx, data, int64(in.Offset))
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	n, err := h.file.WriteAt(ctx, data, int64(in.Offset))
 	if n > 0 {
 		return uint32(n), fuse.OK
 	}
@@ -148,13 +158,15 @@ func (t *tree) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, 
 func (t *tree) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Fsync waits for the target's disk.
-func (t *tree) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+func (t *tree) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	h := t.handle(in.Fh)
 	if h == nil {
 		return fuse.EBADF
 	}
 	const dataOnly = 1 // FUSE_FSYNC_FDATASYNC
-	return status(h.file.Sync(t.ctx, in.FsyncFlags&dataOnly != 0))
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	return status(h.file.Sync(ctx, in.FsyncFlags&dataOnly != 0))
 }
 
 // FsyncDir is Fsync of a directory.
@@ -194,11 +206,13 @@ func (t *tree) closeAll() {
 }
 
 // ReadDir lists. The kernel reads on from where an earlier listing ended, or from anywhere after a seekdir.
-func (t *tree) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
+func (t *tree) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryList) fuse.Status {
 	h := t.handle(in.Fh)
 	if h == nil {
 		return fuse.EBADF
 	}
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if int64(in.Offset) != h.cursor {
@@ -207,7 +221,7 @@ func (t *tree) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, list *fuse.DirEntryLi
 	for {
 		if len(h.entries) == 0 {
 			var err error
-			if h.entries, err = h.file.ReadDir(t.ctx, h.cursor); err != nil {
+			if h.entries, err = h.file.ReadDir(ctx, h.cursor); err != nil {
 				return status(err)
 			}
 			if len(h.entries) == 0 {

@@ -73,7 +73,7 @@ func (m *Mount) serve(dev int) error {
 	// The first close of a file asks for a flush, and is told that there is none: the kernel asks never again (fc->no_flush). Else our own
 	// closes, at the end of this process for one, would wait for an answer of ours. Likewise the first poll (fc->no_poll): Go's runtime adds
 	// files to epoll in a way that can keep this process from answering.
-	fd, err := m.opener.open(primer, unix.O_RDONLY)
+	fd, err := m.opener.open(m.tree.ctx, primer, unix.O_RDONLY)
 	if err == nil {
 		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		var st unix.Stat_t
@@ -136,7 +136,7 @@ func (m *Mount) Open(ctx context.Context, path string, flags int, perm uint32) (
 	}
 	t := m.tree.offer(path, file, attr, flags)
 	// What has been done at the target is not done again.
-	fd, err = m.opener.open(t.node.name, flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_DIRECT|unix.O_NOATIME)|unix.O_NOFOLLOW)
+	fd, err = m.opener.open(ctx, t.node.name, flags&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC|unix.O_DIRECT|unix.O_NOATIME)|unix.O_NOFOLLOW)
 	m.tree.settle(t)
 	return fd, err
 }
@@ -155,6 +155,7 @@ func (m *Mount) close() {
 	select {
 	case <-m.served:
 	case <-t.C:
+		m.cancel() // What waits for the target would keep the mount served.
 		m.abort()
 	}
 	m.cancel()

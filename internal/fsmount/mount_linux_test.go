@@ -36,8 +36,12 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case victim:
 			victimMain(os.Args[2])
+		case caller:
+			callerMain(os.Args[2])
 		}
 	}
+	// The race detector makes each holder sleep for a second at its end.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	goleak.VerifyTestMain(m)
 }
 

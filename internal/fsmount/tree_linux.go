@@ -151,9 +151,11 @@ func (t *tree) pathOf(name string) (string, bool) {
 }
 
 // Lookup finds a name in the root, or asks the target for one below a directory.
-func (t *tree) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (t *tree) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	if h.NodeId != fuse.FUSE_ROOT_ID {
-		return t.lookupBelow(h.NodeId, name, out)
+		ctx, end := t.during(cancel, h)
+		defer end()
+		return t.lookupBelow(ctx, h.NodeId, name, out)
 	}
 	if name == primer {
 		out.NodeId, out.Attr = primerNode, fuse.Attr{Ino: primerNode, Mode: unix.S_IFREG | 0o400, Nlink: 1}
@@ -178,7 +180,7 @@ func (n *node) enter(out *fuse.EntryOut) {
 }
 
 // lookupBelow serves what no system call of a program asks us for: paths through /proc/self/fd, inotify, execution.
-func (t *tree) lookupBelow(parent uint64, name string, out *fuse.EntryOut) fuse.Status {
+func (t *tree) lookupBelow(ctx context.Context, parent uint64, name string, out *fuse.EntryOut) fuse.Status {
 	dir, ok := t.node(parent)
 	if !ok {
 		return fuse.Status(unix.ESTALE)
@@ -187,7 +189,7 @@ func (t *tree) lookupBelow(parent uint64, name string, out *fuse.EntryOut) fuse.
 	if dir.path == "/" {
 		path = "/" + name
 	}
-	attr, err := t.target.Stat(t.ctx, path, false)
+	attr, err := t.target.Stat(ctx, path, false)
 	if err != nil {
 		return status(err)
 	}
@@ -224,7 +226,7 @@ func (t *tree) Forget(id, lookups uint64) {
 }
 
 // GetAttr is stat of an open file: by a handle of it if there is one, since its name may have gone.
-func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (t *tree) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	switch in.NodeId {
 	case fuse.FUSE_ROOT_ID:
 		out.Attr = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o500, Nlink: 2}
@@ -233,7 +235,9 @@ func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 		out.Attr = fuse.Attr{Ino: primerNode, Mode: unix.S_IFREG | 0o400, Nlink: 1}
 		return fuse.OK
 	}
-	attr, err := t.stat(in.NodeId, in.Fh(), in.Flags()&fuse.FUSE_GETATTR_FH != 0)
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
+	attr, err := t.stat(ctx, in.NodeId, in.Fh(), in.Flags()&fuse.FUSE_GETATTR_FH != 0)
 	if err != nil {
 		return status(err)
 	}
@@ -242,14 +246,14 @@ func (t *tree) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut)
 	return fuse.OK
 }
 
-func (t *tree) stat(id, fh uint64, hasHandle bool) (targetfs.Attr, error) {
+func (t *tree) stat(ctx context.Context, id, fh uint64, hasHandle bool) (targetfs.Attr, error) {
 	var attr targetfs.Attr
 	err := t.using(id, fh, hasHandle, func(n node, file targetfs.File) (err error) {
 		if file != nil {
-			attr, err = file.Stat(t.ctx)
+			attr, err = file.Stat(ctx)
 			return err
 		}
-		attr, err = t.target.Stat(t.ctx, n.path, false)
+		attr, err = t.target.Stat(ctx, n.path, false)
 		if err == nil && (attr.Ino != n.attr.Ino || attr.Dev != n.attr.Dev) {
 			err = unix.ESTALE
 		}
@@ -311,19 +315,21 @@ func (t *tree) find(id, fh uint64, hasHandle bool, tried []*handle) (node, *hand
 }
 
 // SetAttr is ftruncate, fchmod, fchown and futimens.
-func (t *tree) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+func (t *tree) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	ctx, end := t.during(cancel, &in.InHeader)
+	defer end()
 	fh, hasHandle := in.GetFh()
 	c := change(in)
 	err := t.using(in.NodeId, fh, hasHandle, func(n node, file targetfs.File) error {
 		if file != nil && (hasHandle || c.Size == nil) { // Another's may not be open for writing.
-			return file.SetAttr(t.ctx, c)
+			return file.SetAttr(ctx, c)
 		}
-		return t.target.SetAttr(t.ctx, n.path, false, c)
+		return t.target.SetAttr(ctx, n.path, false, c)
 	})
 	if err != nil {
 		return status(err)
 	}
-	attr, err := t.stat(in.NodeId, fh, hasHandle)
+	attr, err := t.stat(ctx, in.NodeId, fh, hasHandle)
 	if err != nil {
 		return status(err)
 	}
@@ -364,22 +370,26 @@ func change(in *fuse.SetAttrIn) targetfs.Change {
 }
 
 // Readlink reads a link below a directory.
-func (t *tree) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+func (t *tree) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
 	n, ok := t.node(h.NodeId)
 	if !ok {
 		return nil, fuse.Status(unix.ESTALE)
 	}
-	link, err := t.target.Readlink(t.ctx, n.path)
+	ctx, end := t.during(cancel, h)
+	defer end()
+	link, err := t.target.Readlink(ctx, n.path)
 	return []byte(link), status(err)
 }
 
 // StatFs is fstatfs.
-func (t *tree) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+func (t *tree) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	path := "/"
 	if n, ok := t.node(h.NodeId); ok {
 		path = n.path
 	}
-	s, err := t.target.Statfs(t.ctx, path)
+	ctx, end := t.during(cancel, h)
+	defer end()
+	s, err := t.target.Statfs(ctx, path)
 	if err != nil {
 		return status(err)
 	}
