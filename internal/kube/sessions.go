@@ -85,7 +85,7 @@ func (c *Cluster) CreateSession(ctx context.Context, namespace string, spec v1al
 	var made v1alpha.Session
 	for wait := retryMin; ; wait *= 2 {
 		err = c.sendJSON(ctx, c.sessionsAPI().Post().AbsPath(sessionPath(namespace, "")).Body(body), &made)
-		if !apierrors.IsServiceUnavailable(err) && !apierrors.IsTooManyRequests(err) || sleep(ctx, wait) != nil {
+		if !apierrors.IsServiceUnavailable(err) && !apierrors.IsTooManyRequests(err) || tooMany(err) || sleep(ctx, wait) != nil {
 			break
 		}
 	}
@@ -104,6 +104,9 @@ func (c *Cluster) sessionRefusal(ctx context.Context, err error, target, namespa
 	}
 	details := status.Status().Details
 	switch {
+	case tooMany(err):
+		why, next, _ := strings.Cut(status.Status().Message, "\n")
+		return &Error{Reason: ReasonRefused, Doing: doing, Why: why, Next: next, Err: err}
 	case apierrors.IsForbidden(err) && details != nil && len(details.Causes) > 0:
 		return &Error{
 			Reason: ReasonRefused, Doing: doing, Err: err,
@@ -131,6 +134,12 @@ func (c *Cluster) sessionRefusal(ctx context.Context, err error, target, namespa
 		return &Error{Reason: ReasonOther, Doing: doing, Why: why, Err: err, Next: next}
 	}
 	return c.explain(ctx, err, doing, sessionRule("create", namespace))
+}
+
+// tooMany says that the user has as many sessions as the operator allows: unlike other answers of the same code, no
+// later try makes a difference.
+func tooMany(err error) bool {
+	return apierrors.IsTooManyRequests(err) && apierrors.HasStatusCause(err, v1alpha.CauseSessionLimit)
 }
 
 // reasons are a policy's refusals, each with what to change below it.

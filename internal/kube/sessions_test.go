@@ -95,6 +95,9 @@ func TestCreateSessionRefusals(t *testing.T) {
 		}},
 		{"no right to the target", refusal(403, "Forbidden", "no", &metav1.StatusDetails{Kind: "targets", Name: "deployment.shop"}), "", []string{"does not let you get targets.sessions.mirrord.metalbear.co in namespace shop"}},
 		{"no right to sessions", refusal(403, "Forbidden", "no", &metav1.StatusDetails{Kind: "sessions"}), "", []string{"create sessions.sessions", "watch sessions", `verbs: ["create", "get", "list", "watch", "delete"]`}},
+		{"too many", refusal(429, "TooManyRequests", "jane has 50\nEnd one.", &metav1.StatusDetails{Causes: []metav1.StatusCause{
+			{Type: v1alpha.CauseSessionLimit},
+		}}), ReasonRefused, []string{"starting a session on deployment/shop: jane has 50", "End one."}},
 		{"no target", refusal(404, "NotFound", `namespace "shop" has no deployment "shop"`, nil), ReasonNotFound, []string{"has no deployment", "mirrord ls"}},
 		{"no container", refusal(400, "BadRequest", "it has no container\nIts containers are a.", nil), ReasonOther, []string{"it has no container", "Its containers are a."}},
 		{"an own pod", refusal(400, "BadRequest", "the operator and its agents can't be targets", nil), ReasonOther, []string{"can't be targets"}},

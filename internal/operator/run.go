@@ -141,7 +141,7 @@ func newParts(ctx context.Context, o *options.Options, log *slog.Logger) (*parts
 	})
 	p.sessions, err = session.New(session.Config{
 		Records: p.records, Workloads: p.workloads, Rules: p.rules, Agents: p.agents, Authorizer: p.authorizer,
-		GracePeriod: o.GracePeriod, Log: log, Refused: p.metrics.Refused,
+		GracePeriod: o.GracePeriod, MaxSessionsPerUser: o.MaxSessionsPerUser, Log: log, Refused: p.metrics.Refused,
 	})
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func (s *stage) installOperator(dir string) {
 			s.t.Errorf("uninstalling the operator:\n%s", out)
 		}
 	})
-	code, out := s.command(mirrord, "operator", "install", "--image", operatorImage, "--agent-image", s.builds[0].image, "--set", "operator.replicas=1", "--timeout", "2m")
+	code, out := s.command(mirrord, "operator", "install", "--image", operatorImage, "--agent-image", s.builds[0].image, "--set", "operator.replicas=1", "--max-sessions-per-user", "0", "--timeout", "2m")
 	if code != 0 {
 		s.t.Fatalf("installing the operator:\n%s", out)
 	}

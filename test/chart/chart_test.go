@@ -31,6 +31,7 @@ image: {registry: registry.example.com/x, tag: v1.2.3, pullPolicy: Always, pullS
 roleNamespaces: [shop, billing]
 operator:
   replicas: 3
+  maxSessionsPerUser: 0
   port: 9443
   resources: {limits: {cpu: "1", memory: 1Gi}}
   priorityClassName: system-cluster-critical
@@ -102,7 +103,7 @@ func TestHelmRefusesTheSame(t *testing.T) {
 	for _, values := range []string{
 		`{}`, `{image: {registry: r}, operator: {replicas: 0}}`, `{image: {registry: r}, colour: red}`,
 		`{image: {registry: r}, operator: {logLevel: loud}}`, `{image: {registry: r}, namespace: Shop}`,
-		`{image: {registry: r}, operator: {maxSessionTime: never}}`, `{image: {registry: r/}}`,
+		`{image: {registry: r}, operator: {maxSessionTime: never}}`, `{image: {registry: r}, operator: {maxSessionsPerUser: -1}}`, `{image: {registry: r/}}`,
 	} {
 		if _, err := tryHelm(t, values, "v1"); err == nil {
 			t.Errorf("Helm takes %s", values)

@@ -48,7 +48,7 @@ func newCrowdStage(t *testing.T, replicas int, every time.Duration) *crowdStage 
 		{APIGroups: group, Resources: []string{"sessions"}, Verbs: []string{"create", "get", "list", "watch", "delete"}},
 		{APIGroups: group, Resources: []string{"sessions/connect"}, Verbs: []string{"get", "create"}},
 	}})
-	i.mustInstall("--replicas", fmt.Sprint(replicas))
+	i.mustInstall("--replicas", fmt.Sprint(replicas), "--max-sessions-per-user", "0")
 	ip, err := netip.ParseAddr(s.Pod(t, s.ns, "db").Status.PodIP)
 	must(t, err)
 	// A target without probes: on a busy machine, the kubelet would start one with them again.
@@ -222,7 +222,7 @@ func TestReplicasUnderSessions(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		code, _, stderr := s.i.install("--replicas", "3", "--image", nextImage)
+		code, _, stderr := s.i.install("--replicas", "3", "--image", nextImage, "--max-sessions-per-user", "0")
 		if code != 0 {
 			t.Errorf("the upgrade: exit code %d\n%s", code, stderr)
 		}

@@ -17,6 +17,10 @@ type Session struct {
 	Status SessionStatus `json:"status,omitempty"`
 }
 
+// CauseSessionLimit is the type of the cause in the answer (429) to who has as many sessions as the operator
+// lets one user have. Another try helps when one of them has ended.
+const CauseSessionLimit metav1.CauseType = "SessionLimit"
+
 // SessionList is a list of sessions.
 //
 // +kubebuilder:object:root=true

@@ -22,6 +22,7 @@ type settings struct {
 	agentImage     string
 	pullPolicy     string
 	replicas       int
+	sessions       int
 	roleNamespaces []string
 }
 
@@ -36,6 +37,7 @@ func (s *settings) add(cmd *cobra.Command) {
 	flags.StringVar(&s.agentImage, "agent-image", "", "the whole `name` of the agent's image, instead of --registry")
 	flags.StringVar(&s.pullPolicy, "image-pull-policy", "", "Always, IfNotPresent or Never (default IfNotPresent)")
 	flags.IntVar(&s.replicas, "replicas", 0, "how many replicas of the operator (default 2)")
+	flags.IntVar(&s.sessions, "max-sessions-per-user", 0, "how many sessions a user may have at a time (default 50); 0 is no limit")
 	flags.StringSliceVar(&s.roleNamespaces, "role-namespaces", nil, "`namespaces` that get a Role for their users, separated by commas")
 }
 
@@ -72,6 +74,7 @@ func (s *settings) values(cmd *cobra.Command) (installation.Values, error) {
 		{"agent-image", s.agentImage, []string{"agent", "image"}},
 		{"image-pull-policy", s.pullPolicy, []string{"image", "pullPolicy"}},
 		{"replicas", s.replicas, []string{"operator", "replicas"}},
+		{"max-sessions-per-user", s.sessions, []string{"operator", "maxSessionsPerUser"}},
 		{"role-namespaces", list(s.roleNamespaces), []string{"roleNamespaces"}},
 	} {
 		if cmd.Flags().Changed(flag.name) {

@@ -38,6 +38,8 @@ type Options struct {
 	GracePeriod time.Duration
 	// MaxSessionTime ends sessions that are older; zero is no limit.
 	MaxSessionTime time.Duration
+	// MaxSessionsPerUser is how many sessions a user may have at a time; zero is no limit.
+	MaxSessionsPerUser int
 	// LogLevel is debug, info, warn or error; LogFormat json or text.
 	LogLevel, LogFormat string
 }
@@ -70,14 +72,15 @@ type Agent struct {
 // New returns the defaults. The namespace is that of $POD_NAMESPACE, or else "mirrord".
 func New() *Options {
 	return &Options{
-		Namespace:      cmp.Or(os.Getenv("POD_NAMESPACE"), "mirrord"),
-		Service:        "mirrord-operator",
-		APIService:     "v1alpha.sessions.mirrord.metalbear.co",
-		ListenAddress:  ":8443",
-		MetricsAddress: ":8080",
-		GracePeriod:    5 * time.Minute,
-		LogLevel:       "info",
-		LogFormat:      "json",
+		Namespace:          cmp.Or(os.Getenv("POD_NAMESPACE"), "mirrord"),
+		Service:            "mirrord-operator",
+		APIService:         "v1alpha.sessions.mirrord.metalbear.co",
+		ListenAddress:      ":8443",
+		MetricsAddress:     ":8080",
+		GracePeriod:        5 * time.Minute,
+		MaxSessionsPerUser: 50,
+		LogLevel:           "info",
+		LogFormat:          "json",
 		Agent: Agent{
 			IdleTimeout:  10 * time.Minute,
 			StartTimeout: time.Minute,
@@ -98,6 +101,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.TLSPrivateKeyFile, "tls-private-key-file", o.TLSPrivateKeyFile, "key of the serving certificate")
 	fs.DurationVar(&o.GracePeriod, "grace-period", o.GracePeriod, "how long a session may be without its client")
 	fs.DurationVar(&o.MaxSessionTime, "max-session-time", o.MaxSessionTime, "ends sessions that are older; 0 is no limit")
+	fs.IntVar(&o.MaxSessionsPerUser, "max-sessions-per-user", o.MaxSessionsPerUser, "how many sessions a user may have at a time; 0 is no limit")
 	fs.StringVar(&o.LogLevel, "log-level", o.LogLevel, "debug, info, warn or error")
 	fs.StringVar(&o.LogFormat, "log-format", o.LogFormat, "json or text")
 	o.Agent.addFlags(fs)
@@ -138,6 +142,7 @@ func (o *Options) Validate() error {
 	check((o.TLSCertFile == "") == (o.TLSPrivateKeyFile == ""), "--tls-cert-file and --tls-private-key-file go together")
 	check(o.GracePeriod >= time.Second && o.GracePeriod <= time.Hour, "--grace-period %s is not between 1s and 1h", o.GracePeriod)
 	check(o.MaxSessionTime >= 0, "--max-session-time %s is negative", o.MaxSessionTime)
+	check(o.MaxSessionsPerUser >= 0, "--max-sessions-per-user %d is negative", o.MaxSessionsPerUser)
 	check(o.Agent.IdleTimeout >= time.Second, "--agent-idle-timeout %s is less than 1s", o.Agent.IdleTimeout)
 	check(o.Agent.StartTimeout >= time.Second && o.Agent.StartTimeout <= 10*time.Minute, "--agent-start-timeout %s is not between 1s and 10m", o.Agent.StartTimeout)
 	check(slices.Contains([]string{"json", "text"}, o.LogFormat), "--log-format %q is neither json nor text", o.LogFormat)

@@ -13,12 +13,13 @@ func TestFlags(t *testing.T) {
 		says string // in the error; empty for none
 	}{
 		{"--agent-image a", ""},
-		{"--agent-image a --grace-period 30s --agent-idle-timeout 5s --max-session-time 8h --log-format text --log-level debug", ""},
+		{"--agent-image a --grace-period 30s --agent-idle-timeout 5s --max-session-time 8h --max-sessions-per-user 0 --log-format text --log-level debug", ""},
 		{"--agent-image a --tls-cert-file /tls/tls.crt --tls-private-key-file /tls/tls.key --api-service=", ""},
 		{"", "--agent-image is missing"},
 		{"--agent-image a --grace-period 0s", "--grace-period"},
 		{"--agent-image a --grace-period 48h", "--grace-period"},
 		{"--agent-image a --max-session-time -1s", "--max-session-time"},
+		{"--agent-image a --max-sessions-per-user -1", "--max-sessions-per-user"},
 		{"--agent-image a --agent-idle-timeout 0s", "--agent-idle-timeout"},
 		{"--agent-image a --agent-start-timeout 1h", "--agent-start-timeout"},
 		{"--agent-image a --log-level loud", "--log-level"},

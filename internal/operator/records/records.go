@@ -27,6 +27,9 @@ import (
 // resource is the records' plural.
 const resource = "sessionrecords"
 
+// byUser is the cache's index of records by who created the session.
+const byUser = "user"
+
 // Store reads and writes records. It is safe for concurrent use.
 type Store struct {
 	client   rest.Interface
@@ -52,7 +55,12 @@ func New(config *rest.Config) (*Store, error) {
 	}
 	s := &Store{client: client, params: runtime.NewParameterCodec(scheme)}
 	lw := cache.NewListWatchFromClient(client, resource, metav1.NamespaceAll, fields.Everything())
-	s.informer = cache.NewSharedIndexInformer(lw, &records.SessionRecord{}, 0, cache.Indexers{})
+	s.informer = cache.NewSharedIndexInformer(lw, &records.SessionRecord{}, 0, cache.Indexers{byUser: func(o any) ([]string, error) {
+		if r, ok := o.(*records.SessionRecord); ok {
+			return []string{r.Status.User}, nil
+		}
+		return nil, nil
+	}})
 	return s, nil
 }
 
@@ -77,6 +85,19 @@ func (s *Store) All() []*records.SessionRecord {
 		all[i] = o.(*records.SessionRecord)
 	}
 	return all
+}
+
+// OfUser returns the cache's records of sessions that a user has created. They must not be changed.
+func (s *Store) OfUser(user string) []*records.SessionRecord {
+	objs, err := s.informer.GetIndexer().ByIndex(byUser, user)
+	if err != nil {
+		return nil // there is that index
+	}
+	of := make([]*records.SessionRecord, len(objs))
+	for i, o := range objs {
+		of[i] = o.(*records.SessionRecord)
+	}
+	return of
 }
 
 // Get reads a record from the API server.

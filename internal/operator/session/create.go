@@ -50,10 +50,17 @@ func (m *Manager) Create(ctx context.Context, u user.Info, s *sessions.Session, 
 	if err != nil {
 		return nil, err
 	}
+	if err := m.takePlace(r, dryRun); err != nil {
+		return nil, err
+	}
 	if dryRun {
 		return records.Session(r), nil
 	}
-	return m.start(ctx, r, target)
+	made, err := m.start(ctx, r, target)
+	if err != nil {
+		m.leavePlace(r.Name)
+	}
+	return made, err
 }
 
 // start registers a session at its agents and writes its record.

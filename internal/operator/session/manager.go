@@ -33,7 +33,7 @@ import (
 	"github.com/mirrord-go/mirrord/internal/policy"
 )
 
-// Config is what a manager is made of. All fields are required but Refused.
+// Config is what a manager is made of. All fields are required but MaxSessionsPerUser and Refused.
 type Config struct {
 	Records    *records.Store
 	Workloads  *workloads.Index
@@ -42,7 +42,9 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// GracePeriod is how long a session may be without its client.
 	GracePeriod time.Duration
-	Log         *slog.Logger
+	// MaxSessionsPerUser is how many sessions a user may have at a time; zero is no limit.
+	MaxSessionsPerUser int
+	Log                *slog.Logger
 	// Refused, when not nil, is told of every reason for which a session was refused.
 	Refused func(policy.Reason)
 }
@@ -50,7 +52,8 @@ type Config struct {
 // Manager does what the verbs on sessions mean. It is safe for concurrent use.
 type Manager struct {
 	Config
-	ends ends
+	ends   ends
+	places places
 }
 
 // New returns a manager. Call it before the records' cache runs.
