@@ -34,16 +34,23 @@ const abandon = time.Second
 // Start makes a mount of target's files. Holder is the command line that runs [Holder]: the executable and [Command]. The context's values
 // reach the target; its end does not end the mount. The error says what this system lacks.
 func Start(ctx context.Context, log *slog.Logger, holder []string, target targetfs.FS) (*Mount, error) {
-	o, dev, err := startHolder(holder, false)
+	m, err := start(ctx, log, holder, target, false)
 	if err != nil && os.Geteuid() != 0 {
-		o, dev, err = startHolder(holder, true)
+		return start(ctx, log, holder, target, true)
 	}
+	return m, err
+}
+
+// start is Start with the rights that there are, or with those of root in a user namespace.
+func start(ctx context.Context, log *slog.Logger, holder []string, target targetfs.FS, namespace bool) (*Mount, error) {
+	o, dev, err := startHolder(holder, namespace)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m := &Mount{log: log, target: target, opener: o, served: make(chan struct{}), cancel: cancel}
 	m.tree = newTree(ctx, target)
+	m.tree.own = namespace
 	if err := m.serve(dev); err != nil {
 		o.closeUnread()
 		cancel()

@@ -29,6 +29,9 @@ type tree struct {
 	ctx    context.Context
 	target targetfs.FS
 	prefix string // of all names
+	// own has all files belong to who made the mount's user namespace, where nobody else has a number: the kernel lets nobody write to, or
+	// change, a file without an owner.
+	own bool
 
 	mu      sync.Mutex
 	last    uint64
@@ -167,15 +170,15 @@ func (t *tree) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out
 	if n == nil {
 		return fuse.ENOENT
 	}
-	n.enter(out)
+	t.enter(n, out)
 	return fuse.OK
 }
 
 // enter answers a lookup. The entry itself is never valid for longer: each opening looks its name up.
-func (n *node) enter(out *fuse.EntryOut) {
+func (t *tree) enter(n *node, out *fuse.EntryOut) {
 	n.lookups++
 	out.NodeId, out.Generation = n.id, 1
-	setAttr(&out.Attr, n.attr)
+	t.setAttr(&out.Attr, n.attr)
 	out.SetAttrTimeout(attrValid)
 }
 
@@ -201,7 +204,7 @@ func (t *tree) lookupBelow(ctx context.Context, parent uint64, name string, out 
 		t.below[path] = n
 	}
 	n.attr = attr
-	n.enter(out)
+	t.enter(n, out)
 	return fuse.OK
 }
 
@@ -241,7 +244,7 @@ func (t *tree) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.Att
 	if err != nil {
 		return status(err)
 	}
-	setAttr(&out.Attr, attr)
+	t.setAttr(&out.Attr, attr)
 	out.SetTimeout(attrValid)
 	return fuse.OK
 }
@@ -320,6 +323,9 @@ func (t *tree) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Att
 	defer end()
 	fh, hasHandle := in.GetFh()
 	c := change(in)
+	if t.own {
+		c.UID, c.GID = nil, nil // The kernel lets only the owner pass, who is shown already.
+	}
 	err := t.using(in.NodeId, fh, hasHandle, func(n node, file targetfs.File) error {
 		if file != nil && (hasHandle || c.Size == nil) { // Another's may not be open for writing.
 			return file.SetAttr(ctx, c)
@@ -333,7 +339,7 @@ func (t *tree) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.Att
 	if err != nil {
 		return status(err)
 	}
-	setAttr(&out.Attr, attr)
+	t.setAttr(&out.Attr, attr)
 	out.SetTimeout(attrValid)
 	return fuse.OK
 }
@@ -400,12 +406,15 @@ func (t *tree) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.Statfs
 	return fuse.OK
 }
 
-func setAttr(out *fuse.Attr, a targetfs.Attr) {
+func (t *tree) setAttr(out *fuse.Attr, a targetfs.Attr) {
 	*out = fuse.Attr{
 		Ino: inode(a), Size: uint64(max(a.Size, 0)), Blocks: a.Blocks, Blksize: a.Blksize,
 		Atime: uint64(a.Atime.Sec), Mtime: uint64(a.Mtime.Sec), Ctime: uint64(a.Ctime.Sec),
 		Atimensec: a.Atime.Nsec, Mtimensec: a.Mtime.Nsec, Ctimensec: a.Ctime.Nsec,
 		Mode: a.Mode, Nlink: uint32(a.Nlink), Rdev: uint32(a.Rdev), Owner: fuse.Owner{Uid: a.UID, Gid: a.GID},
+	}
+	if t.own {
+		out.Owner = fuse.Owner{} // of the namespace
 	}
 }
 
