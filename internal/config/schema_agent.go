@@ -80,8 +80,8 @@ func agentFields() []Field {
 			bind: atUint(func(c *Config) *uint64 { return &agent(c).HTTPDetectionTimeout }), Doc: "How long a connection to a port with a filter may be silent, in seconds, before it counts as one that is not HTTP.",
 		},
 		{
-			Path: "jaq_time_limit", kind: kindUint, max: 1 << 32, DefaultText: "`50`", check: checkAtMost(maxJQTime, "milliseconds"),
-			bind: atOptional(func(c *Config) **uint64 { return &agent(c).JQTimeLimit }), Doc: "How long a jq program of a filter may run for a request, in milliseconds; a slower one does not match.",
+			Path: "jaq_time_limit", kind: kindUint, max: 1 << 32, Default: uint64(50), check: checkAtMost(maxJQTime, "milliseconds"),
+			bind: atUint(func(c *Config) *uint64 { return &agent(c).JQTimeLimit }), Doc: "How long a jq program of a filter may run for a request, in milliseconds; a slower one does not match.",
 		},
 		{Path: "security_context.app_armor_profile", kind: kindAny, Status: Ignored, Note: "the agent's container has the cluster's default", Doc: "The AppArmor profile of the agent's container."},
 		{Path: "security_context.seccomp_profile", kind: kindAny, Status: Ignored, Note: "the agent's container has the cluster's default", Doc: "The seccomp profile of the agent's container."},

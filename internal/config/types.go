@@ -265,7 +265,6 @@ type Agent struct {
 	// HTTPDetectionTimeout is how long a connection may be silent before it counts as one
 	// that is not HTTP, in seconds.
 	HTTPDetectionTimeout uint64 `json:"http_detection_timeout"`
-	// JQTimeLimit is how long a jq program may run for a request, in milliseconds; nil is the
-	// agent's own limit.
-	JQTimeLimit *uint64 `json:"jaq_time_limit"`
+	// JQTimeLimit is how long a jq program may run for a request, in milliseconds.
+	JQTimeLimit uint64 `json:"jaq_time_limit"`
 }

@@ -101,17 +101,14 @@ func host(a net.Addr) string {
 	return ap.Addr().Unmap().String()
 }
 
-// answerTime is how long an answer may take, which takes milliseconds on a machine that has time.
-const answerTime = 10 * time.Second
-
 func ask(ctx context.Context, network, addr string) Reply {
-	d := net.Dialer{Timeout: answerTime}
+	d := net.Dialer{Timeout: world.AnswerTime}
 	c, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return failed(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(answerTime))
+	_ = c.SetDeadline(time.Now().Add(world.AnswerTime))
 	if _, err := fmt.Fprintln(c, "hello"); err != nil {
 		return failed(err)
 	}
@@ -123,7 +120,7 @@ func ask(ctx context.Context, network, addr string) Reply {
 }
 
 func lookUp(ctx context.Context, name string) Reply {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, world.AnswerTime)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
 	if err != nil {

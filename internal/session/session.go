@@ -281,14 +281,11 @@ func (s *session) incomingConfig(w wire.Welcome) config.Incoming {
 // httpOptions are how agents apply HTTP filters.
 func httpOptions(a config.Agent) wire.HTTPOptions {
 	number := func(n, unit uint64) uint32 { return uint32(min(n, math.MaxUint32/unit) * unit) }
-	o := wire.HTTPOptions{
+	return wire.HTTPOptions{
 		MarkResponses: a.InjectHeaders, BodyLimit: number(a.MaxBodyBufferSize, 1),
 		BodyTimeout: number(a.MaxBodyBufferTimeout, 1), DetectTimeout: number(a.HTTPDetectionTimeout, 1000),
+		JQTimeout: number(a.JQTimeLimit, 1),
 	}
-	if a.JQTimeLimit != nil {
-		o.JQTimeout = number(*a.JQTimeLimit, 1)
-	}
-	return o
 }
 
 // FilterError says that an agent has no HTTP filters, without which a session would take all

@@ -122,7 +122,7 @@ func TestFlagsReachTheConfiguration(t *testing.T) {
 		Agent: config.Agent{
 			Namespace: "agents", Image: "img:1", ImagePullPolicy: "IfNotPresent", TTL: 7, Ephemeral: true,
 			CommunicationTimeout: 300, StartupTimeout: 90, FlushConnections: true, LogLevel: "debug",
-			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2,
+			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2, JQTimeLimit: 50,
 		},
 	}
 	ignore := cmp.FilterPath(func(p cmp.Path) bool { return slices.Contains([]string{"origins", "extra"}, p.Last().String()[1:]) }, cmp.Ignore())

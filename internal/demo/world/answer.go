@@ -6,7 +6,11 @@ import (
 	"encoding/json"
 	"net"
 	"net/netip"
+	"time"
 )
+
+// AnswerTime is how long an answer may take, which takes milliseconds on a machine that has time.
+const AnswerTime = 10 * time.Second
 
 // Answer is what a client of the pod got.
 type Answer struct {

@@ -128,21 +128,18 @@ func (w *World) PodPid() int { return w.app.Process.Pid }
 // starts belong to it.
 func (w *World) InPod(f func() error) error { return w.pod.do(f) }
 
-// answerTime is how long the answer to a request may take, which takes milliseconds on a machine that has time.
-const answerTime = 10 * time.Second
-
 // Ask makes one request to the pod's port from the client's namespace, on a connection of
 // its own.
 func (w *World) Ask(ctx context.Context) (Answer, error) {
 	var a Answer
 	err := w.client.do(func() error {
-		d := net.Dialer{Timeout: answerTime}
+		d := net.Dialer{Timeout: AnswerTime}
 		c, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(PodAddr, PodPort).String())
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(answerTime))
+		_ = c.SetDeadline(time.Now().Add(AnswerTime))
 		a.Sent = []byte("hello shop " + strconv.Itoa(os.Getpid()) + "\n")
 		if _, err := c.Write(a.Sent); err != nil {
 			return err

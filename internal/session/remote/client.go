@@ -111,8 +111,8 @@ type Client struct {
 
 	conns inflight.Count // of DialTCP
 
-	filesMu sync.Mutex
-	files   *targetfs.Client // nil before the first use
+	filesTurn chan struct{}    // has one place: a lock that who waits for it can give up on
+	files     *targetfs.Client // nil before the first use
 
 	ctx     context.Context // ends with the tunnel
 	cancel  context.CancelFunc
@@ -125,7 +125,7 @@ type Client struct {
 func Start(ctx context.Context, log *slog.Logger, sess tunnel.Session, opts Options) (*Client, error) {
 	ctx, stop := context.WithTimeout(ctx, helloTimeout)
 	defer stop()
-	c := &Client{sess: sess, log: log, opts: opts, pending: make(map[uint64]chan wire.Result)}
+	c := &Client{sess: sess, log: log, opts: opts, pending: make(map[uint64]chan wire.Result), filesTurn: make(chan struct{}, 1)}
 	if err := c.hello(ctx); err != nil {
 		_ = sess.Close()
 		return nil, fmt.Errorf("greeting the agent: %w", err)

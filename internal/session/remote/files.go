@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/mirrord-go/mirrord/internal/targetfs"
+	"github.com/mirrord-go/mirrord/internal/tunnel"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -32,14 +33,18 @@ func (c *Client) FilesProblem() error {
 	return nil
 }
 
-// Files returns the target's files; it is the same for all callers as long as its stream lives. It ends with the tunnel. The error is a *[FilesError], or a
+// Files returns the target's files; it is the same for all callers as long as its stream lives. It ends with the tunnel. It blocks until there is a stream, ctx ends, or the tunnel has ended. The error is a *[FilesError], or a
 // *[LostError] when there is no tunnel.
 func (c *Client) Files(ctx context.Context) (*targetfs.Client, error) {
 	if err := c.FilesProblem(); err != nil {
 		return nil, err
 	}
-	c.filesMu.Lock()
-	defer c.filesMu.Unlock()
+	select {
+	case c.filesTurn <- struct{}{}:
+		defer func() { <-c.filesTurn }()
+	case <-ctx.Done():
+		return nil, c.lost(context.Cause(ctx))
+	}
 	if c.files != nil {
 		select {
 		case <-c.files.Done():
@@ -54,17 +59,22 @@ func (c *Client) Files(ctx context.Context) (*targetfs.Client, error) {
 	if err != nil {
 		return nil, c.lost(err)
 	}
-	if err := wire.WriteFilesHeader(st); err != nil {
+	if err := introduceFiles(ctx, st); err != nil {
 		return nil, c.streamError(errors.Join(err, st.Reset()))
 	}
 	c.files = targetfs.NewClient(st)
 	return c.files, nil
 }
 
+func introduceFiles(ctx context.Context, st tunnel.Stream) (err error) {
+	defer boundBy(ctx, st)(&err)
+	return wire.WriteFilesHeader(st)
+}
+
 // endFiles waits until nothing of the files is left. The tunnel has ended.
 func (c *Client) endFiles() {
-	c.filesMu.Lock()
-	defer c.filesMu.Unlock()
+	c.filesTurn <- struct{}{}
+	defer func() { <-c.filesTurn }()
 	if c.files != nil {
 		_ = c.files.Close()
 	}
