@@ -51,12 +51,12 @@ type Override struct {
 }
 
 // Load reads a configuration. It returns a [*Problems] with all that is wrong with it, or
-// an error of reading the file. What depends on several values together is not looked at
+// an error of reading the file, also when ctx ends before it could be read. What depends on several values together is not looked at
 // before [Finalize], which follows after a profile was applied; when Load fails anyway, its
 // problems include what Finalize would find as far as that is certain.
 func Load(ctx context.Context, opts LoadOptions) (*Config, Warnings, error) {
 	l := &loader{opts: opts, schema: schema(), found: leaves{}}
-	source, err := l.read()
+	source, err := l.read(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -127,13 +127,33 @@ func (l *loader) format() (tree.Format, error) {
 }
 
 // read returns the file, or nil without one.
-func (l *loader) read() ([]byte, error) {
+func (l *loader) read(ctx context.Context) ([]byte, error) {
 	if l.opts.Path == "" {
 		return nil, nil
 	}
 	if _, err := l.format(); err != nil {
 		return nil, err
 	}
+	type outcome struct {
+		source []byte
+		err    error
+	}
+	done := make(chan outcome, 1)
+	// Nothing ends the reading of a terminal or a pipe that says nothing: it stays behind when ctx ends first.
+	go func() {
+		source, err := l.readAll()
+		done <- outcome{source, err}
+	}()
+	select {
+	case o := <-done:
+		return o.source, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("reading the configuration: %w", context.Cause(ctx))
+	}
+}
+
+// readAll waits for the whole file.
+func (l *loader) readAll() ([]byte, error) {
 	in := l.opts.Stdin
 	if l.opts.Path != "-" {
 		file, err := os.Open(l.opts.Path)

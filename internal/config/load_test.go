@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func TestDefaults(t *testing.T) {
 		Agent: Agent{
 			Image: "ghcr.io/mirrord-go/mirrord-agent:1.2.3", ImagePullPolicy: "IfNotPresent", TTL: 1,
 			CommunicationTimeout: 300, StartupTimeout: 60, FlushConnections: true, LogLevel: "info",
-			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2,
+			MaxBodyBufferSize: 65535, MaxBodyBufferTimeout: 1000, HTTPDetectionTimeout: 2, JQTimeLimit: 50,
 		},
 		origins: origin.Map{}, extra: map[string]any{},
 	}
@@ -389,6 +390,29 @@ func TestOrigins(t *testing.T) {
 	}
 	if got := (&Config{}).Origin("a.b[3]"); got != (origin.Origin{}) {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A terminal at which nobody types, or a pipe that says nothing, is not waited for when the
+// user has given up.
+func TestLoadGivenUp(t *testing.T) {
+	in, silent := io.Pipe()
+	defer silent.Close()
+	ctx, giveUp := context.WithCancelCause(t.Context())
+	given := errors.New("given up")
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := Load(ctx, LoadOptions{Path: "-", Stdin: in})
+		done <- err
+	}()
+	giveUp(given)
+	select {
+	case err := <-done:
+		if !errors.Is(err, given) {
+			t.Errorf("error %v, want %v", err, given)
+		}
+	case <-time.After(time.Minute):
+		t.Error("still reading")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/homedir"
 )
 
 // loadedConfig is what a kubeconfig says about one context.
@@ -118,6 +119,9 @@ func missing(rules *clientcmd.ClientConfigLoadingRules) error {
 		return e
 	}
 	e.Why = fmt.Sprintf("there is none, or none that names a cluster, at %s", strings.Join(rules.Precedence, " or "))
+	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" && homedir.HomeDir() == "" {
+		e.Why += " of the current directory, as there is no home directory (HOME)"
+	}
 	e.Next = "Ask for a kubeconfig of the cluster, or make one with the tool that you log in with, and name it by --kubeconfig or $KUBECONFIG."
 	return e
 }

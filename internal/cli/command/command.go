@@ -42,7 +42,7 @@ func UnknownCommand(cmd *cobra.Command, name string) error {
 	if cmd.SuggestionsMinimumDistance <= 0 {
 		cmd.SuggestionsMinimumDistance = 2 // as cobra does for its own suggestions
 	}
-	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+	if near := cmd.SuggestionsFor(name); name != "" && len(near) > 0 { // every name begins with the empty one
 		text += "; did you mean " + strings.Join(near, " or ") + "?"
 	}
 	return &clierr.UsageError{Command: cmd.CommandPath(), Err: errors.New(text)}
@@ -84,6 +84,25 @@ func (e *Enum) Set(value string) error {
 
 // Type implements pflag.Value.
 func (e *Enum) Type() string { return strings.Join(e.Allowed, "|") }
+
+// FileName is the value of a flag that names a file or folder. An empty one, as from a shell's
+// variable that is not set, is a mistake: it would do what the user does without the flag.
+type FileName string
+
+// String returns the name; empty when the flag was not given.
+func (n *FileName) String() string { return string(*n) }
+
+// Set implements pflag.Value.
+func (n *FileName) Set(value string) error {
+	if value == "" {
+		return errors.New("the name is empty; leave the flag out if none is meant")
+	}
+	*n = FileName(value)
+	return nil
+}
+
+// Type implements pflag.Value; shells complete the names of files for it.
+func (n *FileName) Type() string { return "string" }
 
 // AddOutput defines the flag -o with the allowed words.
 func AddOutput(cmd *cobra.Command, output *Enum, allowed ...string) {

@@ -89,7 +89,7 @@ func (c ClusterFlags) Config(ctx context.Context, f *Factory) (*config.Config, e
 
 // AddProfilesDir defines the flag --profiles-dir, for [Factory.Profiles].
 func AddProfilesDir(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "profiles-dir", "", "take profiles from the manifests in this `folder`, not from the cluster")
+	cmd.Flags().Var((*FileName)(dir), "profiles-dir", "take profiles from the manifests in this `folder`, not from the cluster")
 }
 
 // Profiles are a store of profiles, and for one in a cluster the cluster.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/config"
 )
 
@@ -43,7 +44,7 @@ type flag struct {
 // Register adds the flags to set. It may be called once for a set.
 func Register(set *pflag.FlagSet) *Flags {
 	f := &Flags{set: set}
-	set.StringP(fileFlag, "f", "", "configuration `file` (.json, .yaml, .toml; - is standard input); without a value "+DefaultFile+"; when not given, $"+FileVariable)
+	set.VarP(new(command.FileName), fileFlag, "f", "configuration `file` (.json, .yaml, .toml; - is standard input); without a value "+DefaultFile+"; when not given, $"+FileVariable)
 	f.file = set.Lookup(fileFlag)
 
 	f.text("profile", "", "profile", "`profile` to apply: NAME, or NAMESPACE/NAME for one of a namespace")

@@ -98,7 +98,7 @@ SIGUSR1 and SIGUSR2 are passed on.`,
   mirrord exec --target pod/shop-1 --profile team-base -- python3 app.py`,
 		Annotations: map[string]string{command.OwnSignals: ""},
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 || args[0] == "" {
 				return clierr.Usagef(cmd.CommandPath(), "there is no command to run")
 			}
 			return nil

@@ -76,7 +76,7 @@ The output is a JSON list of target paths, or with -o text one path a line.`,
 			return run(cmd.Context(), opts)
 		},
 	}
-	cmd.Flags().StringVarP(&opts.File, "config-file", "f", "", "take namespace and cluster from this configuration `file` (default $"+configflags.FileVariable+")")
+	cmd.Flags().VarP((*command.FileName)(&opts.File), "config-file", "f", "take namespace and cluster from this configuration `file` (default $"+configflags.FileVariable+")")
 	cmd.Flags().StringVarP(&opts.Namespace, "namespace", "n", "", "look into this `namespace`")
 	cmd.Flags().StringArrayVarP(&opts.Types, "target-type", "t", nil, "list only this `kind` of targets; may be given several times")
 	command.AddOutput(cmd, &opts.Output, "json", "text")

@@ -42,7 +42,9 @@ a profile needs the cluster, or --profiles-dir. FILE may be - for standard input
 		GroupID: command.GroupProfile,
 		Args:    command.ExactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts.File = args[0]
+			if opts.File = args[0]; opts.File == "" {
+				return clierr.Usagef(cmd.CommandPath(), "the name of the file is empty")
+			}
 			if runF != nil {
 				return runF(cmd.Context(), opts)
 			}
