@@ -101,8 +101,9 @@ type Client struct {
 	opts    Options
 	welcome wire.Welcome
 
-	control tunnel.Stream
-	writeMu sync.Mutex // one frame at a time
+	control  tunnel.Stream
+	writeMu  sync.Mutex // one frame at a time
+	requests chan request
 
 	mu      sync.Mutex
 	nextID  uint64
@@ -125,13 +126,14 @@ type Client struct {
 func Start(ctx context.Context, log *slog.Logger, sess tunnel.Session, opts Options) (*Client, error) {
 	ctx, stop := context.WithTimeout(ctx, helloTimeout)
 	defer stop()
-	c := &Client{sess: sess, log: log, opts: opts, pending: make(map[uint64]chan wire.Result), filesTurn: make(chan struct{}, 1)}
+	c := &Client{sess: sess, log: log, opts: opts, pending: make(map[uint64]chan wire.Result), filesTurn: make(chan struct{}, 1), requests: make(chan request)}
 	if err := c.hello(ctx); err != nil {
 		_ = sess.Close()
 		return nil, fmt.Errorf("greeting the agent: %w", err)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.workers.Go(c.readControl)
+	c.workers.Go(c.writeRequests)
 	c.workers.Go(c.acceptLoop)
 	return c, nil
 }
@@ -254,10 +256,17 @@ func (c *Client) request(ctx context.Context, m wire.Control) (wire.Result, erro
 		delete(c.pending, m.ID)
 		c.mu.Unlock()
 	}()
-	if err := c.send(m); err != nil {
-		return wire.Result{}, c.lost(err)
+	unsent := make(chan error, 1)
+	select {
+	case c.requests <- request{m, unsent}:
+	case <-c.ctx.Done():
+		return wire.Result{}, c.lost(nil)
+	case <-ctx.Done():
+		return wire.Result{}, context.Cause(ctx)
 	}
 	select {
+	case err := <-unsent:
+		return wire.Result{}, c.lost(err)
 	case r := <-reply:
 		if r.Error != "" || r.Errno != 0 {
 			return r, &RequestError{Text: r.Error, Errno: syscall.Errno(r.Errno)}
@@ -267,6 +276,27 @@ func (c *Client) request(ctx context.Context, m wire.Control) (wire.Result, erro
 		return wire.Result{}, c.lost(nil)
 	case <-ctx.Done():
 		return wire.Result{}, context.Cause(ctx)
+	}
+}
+
+// request is a control message whose answer somebody waits for.
+type request struct {
+	wire.Control
+	unsent chan<- error // has room for why it could not be sent
+}
+
+// writeRequests sends requests until the tunnel ends. While the network takes nothing it waits, and
+// those who ask can give up.
+func (c *Client) writeRequests() {
+	for {
+		select {
+		case r := <-c.requests:
+			if err := c.send(r.Control); err != nil {
+				r.unsent <- err
+			}
+		case <-c.ctx.Done():
+			return
+		}
 	}
 }
 
