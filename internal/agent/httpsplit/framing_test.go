@@ -138,6 +138,37 @@ func TestNobodyElsesRequests(t *testing.T) {
 	}
 }
 
+// TestUpgradeNotAsked: a hop that sends Upgrade without the option of Connection, or in HTTP/1.0, has asked for nothing
+// (RFC 9110, section 7.8), and may go on with requests for others. The application is as careful as it is.
+func TestUpgradeNotAsked(t *testing.T) {
+	const changed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+	taker := listen(t, func(c *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, changed)
+		_, _ = io.Copy(io.Discard, c)
+	})
+	for _, test := range []struct{ text, want string }{
+		{"GET / HTTP/1.1\r\nHost: a\r\nX-User: me\r\nUpgrade: x\r\n\r\n", "HTTP/1.1 502 Bad Gateway\r\n"},
+		{"GET / HTTP/1.1\r\nHost: a\r\nX-User: me\r\nUpgrade: x\r\nConnection: keep-alive\r\n\r\n", "HTTP/1.1 502 Bad Gateway\r\n"},
+		{"GET / HTTP/1.0\r\nX-User: me\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "HTTP/1.1 502 Bad Gateway\r\n"},
+		{"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nX-User: me\r\n\r\n", "HTTP/1.1 502 Bad Gateway\r\n"},
+		{"GET / HTTP/1.1\r\nHost: a\r\nX-User: me\r\nUpgrade: x\r\nConnection: keep-alive, upgrade\r\n\r\n", changed},
+		{"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n", changed},
+	} {
+		c := dial(t, split(t, taker, taker, func(o *Options) {
+			o.App = &address{addr: taker.addr}
+		}))
+		c.send(test.text)
+		b := make([]byte, len(test.want))
+		if _, err := io.ReadFull(c.r, b); err != nil || string(b) != test.want {
+			t.Errorf("%q got %q, %v, want %q", test.text, b, err, test.want)
+		}
+		_ = c.Close()
+	}
+}
+
 // TestHeadWithoutAnswer: there is no body in the answer to HEAD, nor in ours.
 func TestHeadWithoutAnswer(t *testing.T) {
 	gone := listen(t, func(*net.TCPConn) {})

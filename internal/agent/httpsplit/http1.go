@@ -251,7 +251,7 @@ func (s *splitter) respond(u *upstream, req *head, body *sending) (resp *head, w
 		case err != nil:
 			_, _ = s.client.Write(h.raw)
 			return nil, framed, err
-		case code == 101 && !req.upgrades():
+		case code == 101 && !req.upgradesFor(u.dst == s.o.App):
 			// Who says so would get all that the client sends from here on.
 			return nil, framed, s.unanswered(req, u.dst, errNoUpgrade)
 		}

@@ -41,12 +41,13 @@ type head struct {
 	body   framing
 	length int64 // byLength
 	// minor is the version: 0 or 1.
-	minor            int
-	close, keepAlive bool // as Connection says
-	expects          bool // Expect: 100-continue
-	asked            bool // for the body that it waits with
-	last             bool // a response that says that no other follows
-	offered          bool // HTTP/2, see stayHTTP1
+	minor int
+	// As Connection says.
+	close, keepAlive, upgrade bool
+	expects                   bool // Expect: 100-continue
+	asked                     bool // for the body that it waits with
+	last                      bool // a response that says that no other follows
+	offered                   bool // HTTP/2, see stayHTTP1
 }
 
 // readHead reads up to and with the empty line. What it read is in raw also when it fails.
@@ -124,6 +125,8 @@ func (h *head) connection(value string) {
 			h.close = true
 		case "keep-alive":
 			h.keepAlive = true
+		case "upgrade":
+			h.upgrade = true
 		}
 	}
 }
@@ -166,6 +169,7 @@ func readRequest(r *bufio.Reader) (*head, error) {
 	if h.minor == 0 && h.body == chunked {
 		return h, errUnclear
 	}
+	h.expects = h.expects && h.minor > 0 // RFC 9110, section 10.1.1
 	h.stayHTTP1()
 	return h, nil
 }

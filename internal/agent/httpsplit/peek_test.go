@@ -86,6 +86,9 @@ func TestBodies(t *testing.T) {
 		}
 		break
 	}
+	// HTTP/1.0 has no way to ask, and the client would take that for its answer (RFC 9110, section 10.1.1).
+	c.send("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 13\r\n\r\n" + mine)
+	c.wants("POST", "local POST / 13")
 }
 
 // TestSlowBody: a body that does not come in time is the application's, and loses nothing.

@@ -126,6 +126,15 @@ func (s *sifter) upgraded(out io.Writer) (end bool, err error) {
 	return true, ended(err)
 }
 
+// upgradesFor says that a destination may change the protocol: everything that the client sends is its own then. Who was chosen
+// may do so only for a client that counts on it (RFC 9110, section 7.8).
+func (h *head) upgradesFor(app bool) bool {
+	if app {
+		return h.upgrades()
+	}
+	return h.upgrades() && h.upgrade && h.minor > 0
+}
+
 // upgrades says that the connection may become something else after this request.
 func (h *head) upgrades() bool {
 	for _, l := range h.lines {

@@ -13,7 +13,7 @@ func (h *head) stayHTTP1() {
 	for _, l := range h.lines {
 		if name, value, _ := strings.Cut(l, ":"); strings.EqualFold(name, "upgrade") {
 			kept := without(value, "h2c")
-			offered = offered || kept != strings.TrimSpace(value)
+			offered = offered || kept != without(value)
 			others = others || kept != ""
 		}
 	}

@@ -21,6 +21,7 @@ func TestStayHTTP1(t *testing.T) {
 		"twice":            {"Upgrade: h2c\r\nUpgrade: h2c\r\nConnection: close\r\nConnection: upgrade\r\n", "Connection: close\r\n"},
 		"alone":            {"Upgrade: h2c\r\n", ""},
 		"none":             {"Connection:  Upgrade ,x\r\nUpgrade:websocket \r\nHTTP2-Settings: x\r\n", "Connection:  Upgrade ,x\r\nUpgrade:websocket \r\nHTTP2-Settings: x\r\n"},
+		"several others":   {"Connection:upgrade\r\nUpgrade: a,b \r\nHTTP2-Settings: x\r\n", "Connection:upgrade\r\nUpgrade: a,b \r\nHTTP2-Settings: x\r\n"},
 		"another header":   {"X-Upgrade: h2c\r\n", "X-Upgrade: h2c\r\n"},
 	} {
 		const start = "GET / HTTP/1.1\r\n"
