@@ -34,7 +34,7 @@ func (r *Reconciler) idlePods(ctx context.Context, before map[string]time.Time) 
 			used[route.AgentUID] = true
 		}
 	}
-	r.nodes.prune(r.known())
+	r.nodes.prune(r.Records.All())
 	after := map[string]time.Time{}
 	for _, pod := range r.Agents.Pods() {
 		uid := string(pod.UID)

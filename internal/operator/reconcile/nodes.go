@@ -15,11 +15,12 @@ import (
 	"github.com/mirrord-go/mirrord/internal/operator/records"
 )
 
-// nodes is what agents say about sessions.
+// nodes is what agents say about sessions. An agent is believed about sessions that are at it, and about
+// no others: it may have been taken over by what it runs beside.
 type nodes struct {
 	mu     sync.Mutex
-	agents map[string]*node // by the UID of the agent's pod
-	ended  map[at]end
+	agents map[string]*node      // by the UID of the agent's pod
+	ended  map[string]map[at]end // by the UID of the agent's pod
 	wake   chan struct{}
 }
 
@@ -39,7 +40,7 @@ type node struct {
 }
 
 func (n *nodes) init() {
-	n.agents, n.ended = map[string]*node{}, map[at]end{}
+	n.agents, n.ended = map[string]*node{}, map[string]map[at]end{}
 	n.wake = make(chan struct{}, 1)
 }
 
@@ -53,23 +54,32 @@ func (n *nodes) poke() {
 
 // forget drops what is known of a session that is gone.
 func (n *nodes) forget(session string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for k := range n.ended {
-		if k.session == session {
-			delete(n.ended, k)
-		}
-	}
+	n.dropEnds(func(_ string, k at, _ end) bool { return k.session == session })
 }
 
-// prune drops what agents have said of sessions that nobody knows: of those that ended before they had
-// a record, and of those that agents let go of after they had one.
-func (n *nodes) prune(known map[string]bool) {
+// prune drops what agents have said of sessions that nobody knows, or that are not at them: of those that
+// ended before they had a record, of those that agents let go of after they had one, and of pods that left a session.
+func (n *nodes) prune(all []*recordsv1.SessionRecord) {
+	routes := map[string]map[string]recordsv1.Route{}
+	for _, rec := range all {
+		routes[rec.Name] = rec.Routes
+	}
+	n.dropEnds(func(agent string, k at, e end) bool {
+		return routes[k.session][k.attachment].AgentUID != agent && time.Since(e.heard) > strayAge
+	})
+}
+
+func (n *nodes) dropEnds(gone func(agent string, k at, e end) bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for k, e := range n.ended {
-		if !known[k.session] && time.Since(e.heard) > strayAge {
-			delete(n.ended, k)
+	for agent, ends := range n.ended {
+		for k, e := range ends {
+			if gone(agent, k, e) {
+				delete(ends, k)
+			}
+		}
+		if len(ends) == 0 {
+			delete(n.ended, agent)
 		}
 	}
 }
@@ -82,11 +92,11 @@ func (n *nodes) restart() {
 	clear(n.ended)
 }
 
-// registered says that a session is at an attachment anew.
-func (n *nodes) registered(session, attachment string) {
+// registered says that a session is at an attachment of an agent anew.
+func (n *nodes) registered(session, attachment, agent string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.ended, at{session, attachment})
+	delete(n.ended[agent], at{session, attachment})
 }
 
 // settle writes to a record what agents say: workers that were replaced, and attachments that
@@ -96,7 +106,7 @@ func (n *nodes) settle(rec *recordsv1.SessionRecord) {
 	defer n.mu.Unlock()
 	for name, route := range rec.Routes {
 		k := at{rec.Name, name}
-		if _, over := n.ended[k]; over {
+		if _, over := n.ended[route.AgentUID][k]; over {
 			delete(rec.Routes, name)
 			continue
 		}
@@ -128,10 +138,10 @@ func (r *Reconciler) clientGone(rec *recordsv1.SessionRecord) *ending {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	gone, there := false, false
-	for k, e := range n.ended {
+	for name, route := range rec.Routes {
+		e, over := n.ended[route.AgentUID][at{rec.Name, name}]
 		switch {
-		case k.session != rec.Name:
-		case !attached(rec, k.attachment): // the client has left a pod that left the session
+		case !over || !attached(rec, name):
 		case e.reason == nodeapi.ReasonGoodbye:
 			return &ending{records.ReasonCompleted, "the client ended the session"}
 		case e.reason == nodeapi.ReasonClientGone:
@@ -207,8 +217,7 @@ func (r *Reconciler) follow(ctx context.Context, a *agents.Agent) {
 	for ctx.Err() == nil {
 		said = r.nodes.reset(a.UID)
 		err := r.Agents.Client(a).Events(ctx, func(e nodeapi.Event) error {
-			r.heard(ctx, a, said, e)
-			return nil
+			return r.heard(ctx, a, said, e)
 		})
 		if ctx.Err() != nil {
 			return
@@ -239,38 +248,35 @@ func (n *nodes) drop(uid string, said *node) {
 	}
 }
 
-// heard takes in what an agent says, behind what it has said before.
-func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, said *node, e nodeapi.Event) {
+// heard takes in what an agent says, behind what it has said before. It fails when the agent says what none says.
+func (r *Reconciler) heard(ctx context.Context, a *agents.Agent, said *node, e nodeapi.Event) error {
 	if e.Type == nodeapi.EventSynced {
 		r.nodes.mu.Lock()
 		said.synced = true
 		r.nodes.mu.Unlock()
 		r.endOldStrays(ctx, a)
 		r.addAll()
-		return
+		return nil
 	}
-	s := e.Session
-	if s == nil {
-		return
+	if e.Session == nil {
+		return nil
 	}
-	k := at{s.ID, s.PodUID}
-	r.nodes.mu.Lock()
-	before, known := said.states[k]
-	switch e.Type {
-	case nodeapi.EventEnded:
-		delete(said.states, k)
-		r.nodes.ended[k] = end{e.Reason, time.Now()}
-	default:
-		said.states[k] = *s
+	s, err := bounded(*e.Session)
+	if err != nil {
+		return err
 	}
-	r.nodes.mu.Unlock()
+	before, known, err := r.nodes.take(a.UID, said, e, s, func() int { return r.routes(a.UID) })
+	if err != nil {
+		return err
+	}
 	if e.Type == nodeapi.EventEnded {
-		r.Log.Info("a session ended at a pod", "session", s.ID, "pod", s.PodUID, "node", a.Node, "reason", e.Reason, "text", e.Text)
+		r.Log.Info("a session ended at a pod", "session", s.ID, "pod", s.PodUID, "node", a.Node, "reason", e.Reason, "text", clip(e.Text, maxText))
 	}
 	// Counters alone concern nobody here.
 	if e.Type == nodeapi.EventEnded || !known || before.Worker != s.Worker || before.Connected != s.Connected {
 		r.addNamed(s.ID)
 	}
+	return nil
 }
 
 // addNamed queues a session by its name, which is unique in the cluster.

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func ended(pod, reason string) nodeapi.Event {
 func (r *Reconciler) tell(events ...nodeapi.Event) {
 	said := r.nodes.reset(agent.UID)
 	for _, e := range events {
-		r.heard(context.Background(), agent, said, e)
+		_ = r.heard(context.Background(), agent, said, e)
 	}
 }
 
@@ -174,25 +175,32 @@ func TestSettle(t *testing.T) {
 }
 
 // TestWhatAgentsSayOfNobodyIsForgotten: a session may end at an agent without ever having had a record,
-// or after its record is gone.
+// or after its record is gone; or at a pod that leaves it.
 func TestWhatAgentsSayOfNobodyIsForgotten(t *testing.T) {
 	r := newReconciler(t)
 	r.tell(synced, ended("a", nodeapi.ReasonGoodbye), ended("b", nodeapi.ReasonDeleted))
+	ends := r.nodes.ended[agent.UID]
 	r.nodes.prune(nil)
-	if len(r.nodes.ended) != 2 {
+	if len(ends) != 2 {
 		t.Error("the record may still come: forgotten too early")
 	}
-	for k, e := range r.nodes.ended {
+	for k, e := range ends {
 		e.heard = time.Now().Add(-2 * strayAge)
-		r.nodes.ended[k] = e
+		ends[k] = e
 	}
-	r.nodes.prune(map[string]bool{"s-1": true})
-	if len(r.nodes.ended) != 2 {
+	r.nodes.prune([]*recordsv1.SessionRecord{record("a", "b")})
+	if len(ends) != 2 {
 		t.Error("what is said of a session that is known is forgotten")
 	}
-	r.nodes.prune(map[string]bool{"s-2": true})
+	r.nodes.prune([]*recordsv1.SessionRecord{record("b")})
+	if len(ends) != 1 {
+		t.Errorf("after a pod has left the session, %d ends are remembered", len(ends))
+	}
+	other := record("b")
+	other.Name = "s-2"
+	r.nodes.prune([]*recordsv1.SessionRecord{other})
 	if len(r.nodes.ended) != 0 {
-		t.Errorf("%d ends are remembered for ever", len(r.nodes.ended))
+		t.Errorf("%d ends are remembered for ever", len(ends))
 	}
 }
 
@@ -262,15 +270,22 @@ func TestPoliciesEndSessionsAndProfilesDoNot(t *testing.T) {
 func TestNoticesAreNotRepeated(t *testing.T) {
 	rec := record("a")
 	for range 5 {
-		notifyOnce(rec, "the agent does not start")
+		records.NotifyOnce(rec, time.Now(), "the agent does not start")
 	}
 	if len(rec.Status.Notices) != 1 {
 		t.Errorf("%d notices", len(rec.Status.Notices))
 	}
 	for i := range 40 {
-		notifyOnce(rec, time.Duration(i).String())
+		records.NotifyOnce(rec, time.Now(), time.Duration(i).String())
 	}
 	if n := rec.Status.Notices; len(n) != 16 || n[15].Text != "39ns" {
 		t.Errorf("%d notices, the last is %+v", len(n), n[len(n)-1])
+	}
+	rec = record("a")
+	for range 2 {
+		records.NotifyOnce(rec, time.Now(), strings.Repeat("long ", 1<<20))
+	}
+	if n := rec.Status.Notices; len(n) != 1 || len(n[0].Text) > 5000 {
+		t.Errorf("%d notices of an endless text, the first has %d bytes", len(n), len(n[0].Text))
 	}
 }

@@ -315,7 +315,7 @@ func (r *Reconciler) register(ctx context.Context, rec *recordsv1.SessionRecord,
 	for _, result := range r.Sessions.Attach(ctx, rec, pods) {
 		if result.Err == nil {
 			result.Into(rec)
-			r.nodes.registered(rec.Name, result.Name)
+			r.nodes.registered(rec.Name, result.Name, result.Route.AgentUID)
 			continue
 		}
 		failed = append(failed, result.Err)
@@ -325,17 +325,9 @@ func (r *Reconciler) register(ctx context.Context, rec *recordsv1.SessionRecord,
 		if gone := (*nodeapi.Error)(nil); errors.As(result.Err, &gone) && gone.Code == nodeapi.CodeTargetGone {
 			continue // the pod's end is on its way here
 		}
-		notifyOnce(rec, result.Err.Error())
+		records.NotifyOnce(rec, time.Now(), result.Err.Error())
 	}
 	return errors.Join(failed...)
-}
-
-// notifyOnce warns the user, unless the last notice said the same.
-func notifyOnce(rec *recordsv1.SessionRecord, text string) {
-	if n := rec.Status.Notices; len(n) > 0 && n[len(n)-1].Text == text {
-		return
-	}
-	records.Notify(rec, time.Now(), records.Warning, text)
 }
 
 // write settles the phase, and writes a record that has changed.
@@ -349,7 +341,7 @@ func (r *Reconciler) write(ctx context.Context, before, work *recordsv1.SessionR
 		work.Seen = nil
 		if phase == sessions.SessionWaiting {
 			work.Seen = new(metav1.Now())
-			notifyOnce(work, work.Spec.Target+" has no pod that is ready; the session waits for one")
+			records.NotifyOnce(work, time.Now(), work.Spec.Target+" has no pod that is ready; the session waits for one")
 		}
 	}
 	if reflect.DeepEqual(before, work) {

@@ -58,6 +58,9 @@ func (r *Reconciler) endStrays(ctx context.Context, a *agents.Agent, sessions []
 	for _, id := range sessions {
 		if err := r.Agents.Client(a).End(ctx, id, "the operator does not know the session"); err != nil {
 			r.Log.Warn("a session that nobody knows stays at an agent", "session", id, "agent", a.Pod, "error", err)
+			if ctx.Err() != nil {
+				return // it is tried again
+			}
 		}
 	}
 }

@@ -33,14 +33,14 @@ func TestSessionsThatNobodyKnowsEnd(t *testing.T) {
 	r.Agents = pool
 	a := pool.Get("agent")
 	said := r.nodes.reset(a.UID)
-	r.heard(t.Context(), a, said, stateSince(time.Now().Add(-2*strayAge)))
-	r.heard(t.Context(), a, said, synced)
+	_ = r.heard(t.Context(), a, said, stateSince(time.Now().Add(-2*strayAge)))
+	_ = r.heard(t.Context(), a, said, synced)
 	agentItself.heardOf(t)
 
 	// Its client comes and goes, which makes it young in the agent's words.
 	said = r.nodes.reset(a.UID)
-	r.heard(t.Context(), a, said, stateSince(time.Now()))
-	r.heard(t.Context(), a, said, synced)
+	_ = r.heard(t.Context(), a, said, stateSince(time.Now()))
+	_ = r.heard(t.Context(), a, said, synced)
 	strays := r.strays(t.Context(), nil)
 	if len(agentItself.ended) != 0 || len(strays) != 1 {
 		t.Fatalf("it ends before its record can be there; strays %v", strays)
@@ -53,7 +53,7 @@ func TestSessionsThatNobodyKnowsEnd(t *testing.T) {
 	if len(strays) != 1 {
 		t.Errorf("the agent has not said that it is over, and it is forgotten: %v", strays)
 	}
-	r.heard(t.Context(), a, said, ended("a", nodeapi.ReasonDeleted))
+	_ = r.heard(t.Context(), a, said, ended("a", nodeapi.ReasonDeleted))
 	if strays = r.strays(t.Context(), strays); len(strays) != 0 {
 		t.Errorf("after its end: %v", strays)
 	}
@@ -67,12 +67,12 @@ func TestAnAgentThatIsListenedToAnew(t *testing.T) {
 	r.tell(state("a", true), synced)
 	now := r.nodes.agents[agent.UID]
 	r.nodes.drop(agent.UID, before)
-	r.heard(t.Context(), agent, before, state("b", true))
+	_ = r.heard(t.Context(), agent, before, state("b", true))
 	if r.nodes.agents[agent.UID] != now || len(now.states) != 1 || !now.synced {
 		t.Errorf("it says %+v", r.nodes.agents[agent.UID])
 	}
 	r.nodes.drop(agent.UID, now)
-	r.heard(t.Context(), agent, now, state("b", true))
+	_ = r.heard(t.Context(), agent, now, state("b", true))
 	if len(r.nodes.agents) != 0 {
 		t.Error("an agent that nobody listens to is remembered")
 	}

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,8 +42,12 @@ func End(r *records.SessionRecord, now time.Time, by, reason, text string) error
 	return nil
 }
 
-// maxNotices is how many notices a record keeps.
-const maxNotices = 16
+// A record keeps so many notices of so many bytes: an agent can be the author of a text, and what is too large
+// can't be written.
+const (
+	maxNotices = 16
+	maxNotice  = 4096
+)
 
 // Levels of a notice.
 const (
@@ -52,8 +57,23 @@ const (
 
 // Notify adds a notice for the session's user.
 func Notify(r *records.SessionRecord, now time.Time, level, text string) {
-	n := append(r.Status.Notices, sessions.Notice{Time: metav1.NewTime(now), Level: level, Text: text})
+	n := append(r.Status.Notices, sessions.Notice{Time: metav1.NewTime(now), Level: level, Text: noticeText(text)})
 	r.Status.Notices = n[max(0, len(n)-maxNotices):]
+}
+
+// NotifyOnce warns the session's user, unless the last notice said the same.
+func NotifyOnce(r *records.SessionRecord, now time.Time, text string) {
+	if n := r.Status.Notices; len(n) > 0 && n[len(n)-1].Text == noticeText(text) {
+		return
+	}
+	Notify(r, now, Warning, text)
+}
+
+func noticeText(text string) string {
+	if len(text) <= maxNotice {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxNotice], "") + "..."
 }
 
 // Reasons for an end, as in [sessions.SessionEnd].

@@ -105,7 +105,8 @@ func (m *Manager) register(ctx context.Context, r *recordsv1.SessionRecord, node
 		out.Err = fmt.Errorf("the agent of node %s did not take the session at pod %s: %w", cmp.Or(node, "(any)"), cmp.Or(reg.Pod.Name, "(none)"), err)
 		return out
 	}
-	at.Name, at.AgentKey, at.AgentVersion = out.Name, registered.Key.String(), registered.Version
+	version := registered.Version // in the agent's words
+	at.Name, at.AgentKey, at.AgentVersion = out.Name, registered.Key.String(), version[:min(len(version), maxText)]
 	if reg.Pod.Targetless {
 		at.Pod, at.Node = agent.Pod, agent.Node
 	}
