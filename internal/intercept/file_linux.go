@@ -24,9 +24,14 @@ import (
 // FileServer serves files of the target to children. Make one with [ServeFiles].
 type FileServer struct {
 	Files
-	mount  *fsmount.Mount
-	notice sync.Map // texts, and kinds of texts, that were said
+	mount *fsmount.Mount
+
+	mu   sync.Mutex
+	said map[string]bool // texts, and kinds of texts
 }
+
+// maxSaid bounds the texts that a user reads: a program may meet a rule with any number of files.
+const maxSaid = 100
 
 // ServeFiles makes what [Options].Files needs. The context's values reach the target. An error says what this system lacks.
 func ServeFiles(ctx context.Context, log *slog.Logger, f Files) (*FileServer, error) {
@@ -42,15 +47,41 @@ func (f *FileServer) Close() error { return f.mount.Close() }
 
 // say tells the user a text once.
 func (f *FileServer) say(text string) {
-	if _, said := f.notice.LoadOrStore(text, true); !said && f.Notice != nil {
-		f.Notice(text)
+	if f.first(text) {
+		f.tell(text)
 	}
 }
 
 // sayFirst tells the user the first text of a kind.
 func (f *FileServer) sayFirst(kind, text string) {
-	if _, said := f.notice.LoadOrStore(kind, true); !said {
-		f.say(text)
+	if f.first(kind) {
+		f.tell(text)
+	}
+}
+
+// first says whether a text, or a kind of texts, is to be told. The last one is told with a word about those that are not.
+func (f *FileServer) first(text string) bool {
+	f.mu.Lock()
+	said := f.said[text]
+	if said || len(f.said) == maxSaid {
+		f.mu.Unlock()
+		return false
+	}
+	if f.said == nil {
+		f.said = make(map[string]bool)
+	}
+	f.said[text] = true
+	last := len(f.said) == maxSaid
+	f.mu.Unlock()
+	if last {
+		f.tell("there is more to say about files of the target, and no more is said")
+	}
+	return true
+}
+
+func (f *FileServer) tell(text string) {
+	if f.Notice != nil {
+		f.Notice(text)
 	}
 }
 
