@@ -1,6 +1,8 @@
 package kube
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"slices"
 
@@ -19,6 +21,33 @@ func Ready(pod *corev1.Pod) bool { return ready(pod) }
 
 // Trouble says in a few words why a container does not serve; empty when it does, or may soon.
 func Trouble(s corev1.ContainerStatus) string { return troubled(s) }
+
+// Stuck says why a pod does not become ready, in words that stay the same while it does not; empty when it may be on
+// its way.
+func Stuck(pod *corev1.Pod) string {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		w := s.State.Waiting
+		switch {
+		case w == nil:
+		case w.Reason == "CrashLoopBackOff":
+			text := fmt.Sprintf("container %s ends again and again", s.Name)
+			if t := s.LastTerminationState.Terminated; t != nil {
+				text += fmt.Sprintf(", the last time with code %d (%s)", t.ExitCode, cmp.Or(t.Reason, "no reason given"))
+			}
+			return text
+		case slices.Contains([]string{"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"}, w.Reason):
+			return fmt.Sprintf("the image %q of container %s can't be pulled (%s)", s.Image, s.Name, w.Reason)
+		case slices.Contains([]string{"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}, w.Reason):
+			return fmt.Sprintf("container %s can't be started (%s)", s.Name, w.Reason)
+		}
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+			return "no node takes it"
+		}
+	}
+	return ""
+}
 
 // FindAnnouncement reads an agent's output until it announces itself, or ends.
 func FindAnnouncement(r io.Reader) (announce.Announcement, bool) { return findAnnouncement(r) }

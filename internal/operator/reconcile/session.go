@@ -60,6 +60,7 @@ func (r *Reconciler) reconcile(ctx context.Context, key types.NamespacedName) (t
 		return 0, r.end(ctx, rec, e)
 	}
 	failed := r.attach(ctx, work, target)
+	session.TellStuck(work, target)
 	if err := r.write(ctx, rec, work); err != nil {
 		return 0, err
 	}

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,14 @@ const (
 func Notify(r *records.SessionRecord, now time.Time, level, text string) {
 	n := append(r.Status.Notices, sessions.Notice{Time: metav1.NewTime(now), Level: level, Text: noticeText(text)})
 	r.Status.Notices = n[max(0, len(n)-maxNotices):]
+}
+
+// NotifyNew warns the session's user, unless a notice that is kept says the same.
+func NotifyNew(r *records.SessionRecord, now time.Time, text string) {
+	if slices.ContainsFunc(r.Status.Notices, func(n sessions.Notice) bool { return n.Text == noticeText(text) }) {
+		return
+	}
+	Notify(r, now, Warning, text)
 }
 
 // NotifyOnce warns the session's user, unless the last notice said the same.

@@ -83,6 +83,7 @@ func (m *Manager) start(ctx context.Context, r *recordsv1.SessionRecord, target 
 	r.Status.Phase = sessions.SessionActive
 	if len(r.Status.Attachments) == 0 {
 		r.Status.Phase = sessions.SessionWaiting
+		TellStuck(r, target)
 		r.Seen = new(metav1.NewTime(time.Now()))
 	}
 	made, err := m.Records.Create(ctx, r)
@@ -93,6 +94,16 @@ func (m *Manager) start(ctx context.Context, r *recordsv1.SessionRecord, target 
 	m.Log.Info("session started", "session", r.Namespace+"/"+r.Name, "user", r.Status.User,
 		"target", r.Spec.Target, "profile", r.Spec.Profile, "pods", len(r.Status.Attachments), "phase", r.Status.Phase)
 	return records.Session(made), nil
+}
+
+// TellStuck tells the user of a session without a pod, once, why the target's pods do not become ready.
+func TellStuck(r *recordsv1.SessionRecord, target *workloads.Target) {
+	if len(r.Status.Attachments) > 0 {
+		return
+	}
+	for _, text := range target.Stuck() {
+		records.NotifyNew(r, time.Now(), text)
+	}
 }
 
 // allowedTarget finds what path means, if u may attach to it: the right to get the target

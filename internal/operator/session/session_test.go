@@ -12,8 +12,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -156,6 +158,28 @@ func TestRightsThatAreTakenAway(t *testing.T) {
 		if allowed != test.allowed || (err != nil) != (test.err != nil) {
 			t.Errorf("%s: %t, %v", name, allowed, err)
 		}
+	}
+}
+
+// TestASessionThatWaitsForAPodThatCrashes: its user is told why, once, and not when there is another pod.
+func TestASessionThatWaitsForAPodThatCrashes(t *testing.T) {
+	target := &workloads.Target{Pods: []*corev1.Pod{{
+		ObjectMeta: metav1.ObjectMeta{Name: "shop-1"},
+		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
+			Name: "web", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		}}},
+	}}}
+	r := &recordsv1.SessionRecord{}
+	for range 3 {
+		TellStuck(r, target)
+		records.Notify(r, time.Now(), records.Info, "something else")
+	}
+	if n := r.Status.Notices; len(n) != 4 || n[0].Level != records.Warning || n[0].Text != "pod shop-1 is not ready: container web ends again and again" {
+		t.Errorf("notices: %+v", n)
+	}
+	r = &recordsv1.SessionRecord{Status: sessions.SessionStatus{Attachments: []sessions.Attachment{{Name: "a"}}}}
+	if TellStuck(r, target); len(r.Status.Notices) > 0 {
+		t.Errorf("beside a pod that is ready: %+v", r.Status.Notices)
 	}
 }
 

@@ -35,6 +35,21 @@ func (t *Target) Ready() []*corev1.Pod {
 	return slices.DeleteFunc(slices.Clone(t.Pods), func(p *corev1.Pod) bool { return !kube.Ready(p) })
 }
 
+// maxStuck is how many pods [Target.Stuck] speaks of.
+const maxStuck = 3
+
+// Stuck says of pods that do not become ready why not, the oldest first; of three at most. Those that may be on their way are
+// left out.
+func (t *Target) Stuck() []string {
+	var texts []string
+	for _, p := range t.Pods {
+		if why := kube.Stuck(p); why != "" && p.DeletionTimestamp == nil && len(texts) < maxStuck {
+			texts = append(texts, fmt.Sprintf("pod %s is not ready: %s", p.Name, why))
+		}
+	}
+	return texts
+}
+
 // Policy is the target as policies see it.
 func (t *Target) Policy() policy.Target {
 	return policy.Target{Path: t.Path, Namespace: t.Namespace, Objects: t.Objects}

@@ -235,6 +235,49 @@ func TestReadyAndLabels(t *testing.T) {
 	}
 }
 
+// TestStuck: of a pod that crashes, and the like, a reason is told that does not change by itself.
+func TestStuck(t *testing.T) {
+	waits := func(reason string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+				Name: "web", Image: "shop:1", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "back-off 20s"}},
+				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 3, Reason: "Error", Message: "a secret"}},
+			}}
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*corev1.Pod)
+		want   []string
+	}{
+		"it crashes": {waits("CrashLoopBackOff"), []string{"pod p is not ready: container web ends again and again, the last time with code 3 (Error)"}},
+		"it crashes before it begins": {func(p *corev1.Pod) {
+			waits("CrashLoopBackOff")(p)
+			p.Status.InitContainerStatuses, p.Status.ContainerStatuses = p.Status.ContainerStatuses, nil
+			p.Status.InitContainerStatuses[0].LastTerminationState = corev1.ContainerState{}
+		}, []string{"pod p is not ready: container web ends again and again"}},
+		"no image":       {waits("ImagePullBackOff"), []string{`pod p is not ready: the image "shop:1" of container web can't be pulled (ImagePullBackOff)`}},
+		"no secret":      {waits("CreateContainerConfigError"), []string{"pod p is not ready: container web can't be started (CreateContainerConfigError)"}},
+		"it is on a way": {waits("ContainerCreating"), nil},
+		"it leaves": {func(p *corev1.Pod) {
+			waits("CrashLoopBackOff")(p)
+			p.DeletionTimestamp = new(metav1.Now())
+		}, nil},
+		"no room": {func(p *corev1.Pod) {
+			p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+				{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/3 nodes"},
+			}}
+		}, []string{"pod p is not ready: no node takes it"}},
+	} {
+		if diff := cmp.Diff(test.want, (&Target{Pods: []*corev1.Pod{pod("p", 0, nil, test.change)}}).Stuck()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	many := slices.Repeat([]*corev1.Pod{pod("p", 0, nil, waits("CrashLoopBackOff"))}, 100)
+	if got := (&Target{Pods: many}).Stuck(); len(got) != maxStuck {
+		t.Errorf("%d pods are told of", len(got))
+	}
+}
+
 func TestNotFound(t *testing.T) {
 	x := newIndex(t)
 	for target, have := range map[string][]string{
