@@ -2,6 +2,7 @@ package httpsplit
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,8 +128,10 @@ func (s *splitter) stopIdle(idle []*watcher) (appClosed bool) {
 func (s *splitter) exchange(req *head) (again bool, err error) {
 	var taken int64
 	defer func() { s.o.Bodies.give(taken) }()
+	var since time.Time // of the first of all filters: they wait together
 	d := s.o.Choose(req.request(func(limit int, timeout time.Duration) ([]byte, bool) {
-		return s.peekBody(req, &taken, limit, timeout)
+		since = cmp.Or(since, time.Now())
+		return s.peekBody(req, &taken, limit, since.Add(timeout))
 	}))
 	if d == nil {
 		d = s.o.App

@@ -86,8 +86,8 @@ func wireSize(limit int) int { return 2*limit + maxChunkLine }
 
 // peekBody reads the body of a request and puts it back. It returns false for one that is too large, too
 // slow or broken. Taken is what of the budget is in use.
-func (s *splitter) peekBody(h *head, taken *int64, limit int, timeout time.Duration) ([]byte, bool) {
-	_ = s.client.SetReadDeadline(time.Now().Add(timeout))
+func (s *splitter) peekBody(h *head, taken *int64, limit int, until time.Time) ([]byte, bool) {
+	_ = s.client.SetReadDeadline(until)
 	defer func() { _ = s.client.SetReadDeadline(time.Time{}) }()
 	return s.src.peekBody(s.in, h, s.o.Bodies, taken, limit, func() error {
 		if !h.expects || h.asked {

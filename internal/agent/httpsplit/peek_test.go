@@ -108,6 +108,30 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// TestSlowBodyOfMany: however many filters look at a body that does not come, it is waited for once.
+func TestSlowBodyOfMany(t *testing.T) {
+	const timeout, rules = 500 * time.Millisecond, 100
+	took := make(chan time.Duration, 1)
+	c := dial(t, split(t, serve(t, named("app")), serve(t, named("local")), func(o *Options) {
+		o.Choose = func(r *httpfilter.Request) Destination {
+			start := time.Now()
+			for range rules {
+				if _, ok := r.Body(100, timeout); ok {
+					t.Error("it has come")
+				}
+			}
+			took <- time.Since(start)
+			return nil
+		}
+	}))
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo")
+	if d := <-took; d > timeout*rules/2 {
+		t.Errorf("it took %v", d)
+	}
+	c.send("dy")
+	c.wants("POST", "app POST / 4")
+}
+
 func TestBodies2(t *testing.T) {
 	const mine = `{"user":"me"}`
 	for _, tt := range []struct{ body, want string }{

@@ -2,6 +2,7 @@ package httpsplit
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"io"
 	"strings"
@@ -17,7 +18,8 @@ var ErrNotSifted = errors.New("requests can't be told apart here")
 // Sift copies those requests that choose picks from src, a copy of what a client sends on one
 // connection, to the writer that open returns. Open is called for the first of them, if there is one. It
 // blocks until src has ended, reading or writing has failed, or src can't be followed any more:
-// then the error wraps [ErrNotSifted]. Bodies bounds memory as in [Options].
+// then the error wraps [ErrNotSifted]. Bodies bounds memory as in [Options]; a filter waits ten seconds or more for a body, if src has
+// SetReadDeadline, and otherwise for as long as it takes.
 //
 // Requests of HTTP/1 are copied as they are, but for offers of HTTP/2. One that asks for an upgrade
 // takes along what follows it, unless that is a request again: then the server has not agreed. Of HTTP/2 the chosen streams are written as a connection of their own; there
@@ -81,10 +83,14 @@ func (s *sifter) request(req *head) (end bool, err error) {
 	var taken int64
 	defer func() { s.bodies.give(taken) }()
 	out := io.Discard
-	// Nobody waits for the copy, so the body has its time, and nobody has to be asked for it.
-	ask := func() error { return nil }
-	if s.choose(req.request(func(limit int, _ time.Duration) ([]byte, bool) {
-		return s.src.peekBody(s.in, req, s.bodies, &taken, limit, ask)
+	var since time.Time
+	if s.choose(req.request(func(limit int, timeout time.Duration) ([]byte, bool) {
+		since = cmp.Or(since, time.Now())
+		defer s.until(time.Time{})
+		return s.src.peekBody(s.in, req, s.bodies, &taken, limit, func() error {
+			s.until(since.Add(max(timeout, copyTime))) // nobody has to be asked for it
+			return nil
+		})
 	})) {
 		if s.out == nil {
 			if s.out, err = s.open(); err != nil {
@@ -109,6 +115,17 @@ func (s *sifter) request(req *head) (end bool, err error) {
 		return s.upgraded(out)
 	}
 	return false, nil
+}
+
+// copyTime is how long a body has at least. Nobody waits for the copy; but of a client that is gone without a word nothing comes
+// any more, and what its body may take of the memory for bodies would be lost.
+const copyTime = 10 * time.Second
+
+// until bounds reading, where the source can.
+func (s *sifter) until(t time.Time) {
+	if d, ok := s.src.r.(interface{ SetReadDeadline(t time.Time) error }); ok {
+		_ = d.SetReadDeadline(t)
+	}
 }
 
 // upgraded goes on behind a request that asked for another protocol.

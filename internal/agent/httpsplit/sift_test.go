@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"github.com/mirrord-go/mirrord/internal/httpfilter"
 )
@@ -71,6 +74,54 @@ func TestSift(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Errorf("error %v", err)
 	}
+}
+
+// TestSiftSlowBody: a client that is gone in the middle of a body keeps of the memory for bodies what it has sent, and one that was only
+// slow goes on as it is.
+func TestSiftSlowBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src, client := net.Pipe()
+		budget := NewBudget(1 << 20)
+		left := func() int64 {
+			synctest.Wait()
+			budget.mu.Lock()
+			defer budget.mu.Unlock()
+			return budget.left
+		}
+		var out bytes.Buffer
+		done := make(chan error)
+		go func() {
+			done <- Sift(func() (io.Writer, error) { return &out, nil }, src, func(r *httpfilter.Request) bool {
+				for range 9 { // as many rules
+					if body, ok := r.Body(100, time.Millisecond); ok && string(body) == "mine" {
+						return true
+					}
+				}
+				return false
+			}, budget)
+		}()
+		send := func(text string) {
+			if _, err := io.WriteString(client, text); err != nil {
+				t.Error(err)
+			}
+		}
+		const head, mine = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n", "mine"
+		send(head + mine[:2])
+		const kept = 1<<20 - 2 // what has come
+		if n := left(); n >= kept {
+			t.Errorf("%d bytes are left while it waits", n)
+		}
+		time.Sleep(copyTime)
+		if n := left(); n != kept {
+			t.Errorf("%d bytes are left, want %d", n, kept)
+		}
+		time.Sleep(time.Hour)
+		send(mine[2:] + head + mine)
+		_ = client.Close()
+		if err := <-done; err != nil || out.String() != head+mine {
+			t.Errorf("%v, got %q", err, out.String())
+		}
+	})
 }
 
 // FuzzSift: what is copied of HTTP/1 stands in the original, also when a filter has looked at the bodies;

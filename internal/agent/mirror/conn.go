@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Errors that end the copy of a connection early, beside [GapError] and [SlowError].
@@ -62,6 +64,8 @@ type Conn struct {
 	total  int64 // bytes ever added
 	err    error // what Read returns after the chunks
 	closed bool
+	alarm  *time.Timer // see SetReadDeadline
+	late   bool
 }
 
 // chunk is bytes to be read, and what was allocated for them.
@@ -88,11 +92,12 @@ func (c *Conn) Owner() any { return c.owner }
 // Read waits for bytes of the client. It returns [io.EOF] when the client has ended its half
 // or either side has reset the connection, *[GapError] or *[SlowError] when the copy can't go
 // on, [ErrRemoved], [ErrEvicted], or [net.ErrClosed] after Close of c or of the [Mirror];
-// always after the bytes that came before, but for Close of c.
+// always after the bytes that came before, but for Close of c; and [os.ErrDeadlineExceeded] as
+// [Conn.SetReadDeadline] says.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.chunks) == 0 && c.err == nil && !c.closed {
+	for len(c.chunks) == 0 && c.err == nil && !c.closed && !c.late {
 		c.wake.Wait()
 	}
 	switch {
@@ -100,8 +105,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	case len(p) == 0:
 		return 0, nil
-	case len(c.chunks) == 0:
+	case len(c.chunks) == 0 && c.err != nil:
 		return 0, c.err
+	case len(c.chunks) == 0:
+		return 0, os.ErrDeadlineExceeded
 	}
 	first := &c.chunks[0]
 	n := copy(p, first.b)
@@ -114,12 +121,39 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// SetReadDeadline bounds how long Read waits; the zero time is for ever.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.alarm != nil {
+		c.alarm.Stop()
+	}
+	c.alarm, c.late = nil, false
+	if t.IsZero() {
+		return nil
+	}
+	var alarm *time.Timer
+	alarm = time.AfterFunc(time.Until(t), func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.alarm == alarm { // and not another one's turn by now
+			c.late = true
+			c.wake.Broadcast()
+		}
+	})
+	c.alarm = alarm
+	return nil
+}
+
 // Close ends the copy and discards what was not read. The connection itself does not notice.
 // Its next HTTP/1 request comes as a new Conn.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
+	if c.alarm != nil {
+		c.alarm.Stop()
+	}
 	c.chunks = nil
 	c.budget.give(c.size)
 	c.size = 0
