@@ -3,12 +3,14 @@ package session_test
 import (
 	"net"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/mirrord-go/mirrord/internal/session"
 	"github.com/mirrord-go/mirrord/internal/tunnel/wire"
 )
 
@@ -74,4 +76,35 @@ func TestAbort(t *testing.T) {
 			r.cleaned()
 		})
 	}
+}
+
+// A process that exits at what a policy refused may be faster than the word of it: the session has
+// failed all the same, and the user is told.
+func TestAbortOfAProcessThatHasExited(t *testing.T) {
+	const refused, later = "a TCP connection to 10.0.0.1:80 is forbidden by policy strict", "a later notice"
+	r := newRun(t)
+	r.abortRefused = true
+	r.observer.hook = func(said string) {
+		if !strings.HasPrefix(said, "notice: the process left") {
+			return
+		}
+		// The process has exited, and the session looks after what it left.
+		r.agent.far().Say(wire.Control{Notice: &wire.Notice{Level: "warning", Text: refused, Refused: true}})
+		r.agent.far().Say(wire.Control{Notice: &wire.Notice{Level: "info", Text: later}})
+		until(t, "the notices have arrived", func() bool { return r.observer.heard("notice: "+later) > 0 })
+	}
+	left := exec.Command("sleep", "60")
+	left.Env = []string{session.IDVariable + "=s1"}
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = left.Process.Kill(); _ = left.Wait() }()
+	status, err := r.run(t.Context(), "true")
+	if status.Code != 1 || err == nil || err.Error() != refused {
+		t.Errorf("exit code %d, error %v", status.Code, err)
+	}
+	if r.observer.heard("tunnel-lost: "+refused+"; the local process has ended (without --abort-on-refusal") != 1 {
+		t.Errorf("the user was told %q", r.observer.all())
+	}
+	r.cleaned()
 }

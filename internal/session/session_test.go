@@ -141,12 +141,16 @@ type observer struct {
 	mu      sync.Mutex
 	said    []string
 	started chan int
+	hook    func(said string) // may be nil
 }
 
 func (o *observer) say(s string) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.said = append(o.said, s)
+	o.mu.Unlock()
+	if o.hook != nil {
+		o.hook(s)
+	}
 }
 
 func (o *observer) Phase(name, _ string) func(error) {

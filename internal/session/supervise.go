@@ -30,9 +30,13 @@ func (s *session) supervise(ctx context.Context) (ExitStatus, error) {
 	case e := <-exited:
 		s.drain(ctx)
 		s.endOrphans()
+		if s.aborted() {
+			// The process was faster than the word of what it was refused.
+			return ExitStatus{Code: 1}, s.lost("the local process has ended")
+		}
 		return e.status()
 	case <-s.over:
-		err := s.lost()
+		err := s.lost("ending the local process")
 		s.terminate(exited)
 		s.endOrphans() // what was started while the others were ended
 		return ExitStatus{Code: 1}, err
@@ -54,12 +58,23 @@ func (s *session) drain(ctx context.Context) {
 	}
 }
 
-// lost tells the user, in one line, why the session is over.
-func (s *session) lost() error {
+// aborted says whether something has happened in which the user wants no session.
+func (s *session) aborted() bool {
+	select {
+	case <-s.over:
+		_, ok := errors.AsType[*AbortError](s.overErr)
+		return ok
+	default:
+		return false
+	}
+}
+
+// lost tells the user, in one line, why the session is over, and what becomes of the process.
+func (s *session) lost(process string) error {
 	err := &LostError{Cause: s.overErr}
-	text := err.Error() + "; ending the local process, which has no network without it"
+	text := err.Error() + "; " + process + ", which has no network without it"
 	if abort, ok := errors.AsType[*AbortError](s.overErr); ok {
-		text = abort.Text + "; ending the local process (" + abort.Otherwise + ")"
+		text = abort.Text + "; " + process + " (" + abort.Otherwise + ")"
 	}
 	s.o.Observer.Event(Event{Kind: "tunnel-lost", Warning: true, Text: text})
 	return err
