@@ -15,6 +15,7 @@ import (
 
 	"github.com/mirrord-go/mirrord/internal/filemode"
 	"github.com/mirrord-go/mirrord/internal/fsmount"
+	"github.com/mirrord-go/mirrord/internal/targetfs"
 	"github.com/mirrord-go/mirrord/internal/targetfs/dirfs"
 )
 
@@ -36,6 +37,11 @@ func prefixes() (dirs []string) {
 // serveFiles makes a target with some files.
 func serveFiles(t *testing.T, mode filemode.Settings) *targetFiles {
 	t.Helper()
+	return serveFilesOf(t, mode, func(fs targetfs.FS) targetfs.FS { return fs })
+}
+
+func serveFilesOf(t *testing.T, mode filemode.Settings, wrap func(targetfs.FS) targetfs.FS) *targetFiles {
+	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
 	}
@@ -55,7 +61,7 @@ func serveFiles(t *testing.T, mode filemode.Settings) *targetFiles {
 		t.Fatal(err)
 	}
 	f.server, err = ServeFiles(t.Context(), slog.New(slog.NewTextHandler(t.Output(), nil)), Files{
-		Rules: rules, Target: f.fs, Holder: []string{os.Args[0], fsmount.Command}, Notice: func(text string) { t.Log(text) },
+		Rules: rules, Target: wrap(f.fs), Holder: []string{os.Args[0], fsmount.Command}, Notice: func(text string) { t.Log(text) },
 	})
 	if err != nil {
 		if os.Geteuid() != 0 {
