@@ -51,7 +51,7 @@ func (s *splitter) http2() error {
 	}
 	closed := make(chan struct{})
 	var drain sync.WaitGroup
-	drain.Go(func() { s.drain(srv, closed) })
+	drain.Go(func() { m.drain(srv, closed) })
 	h2.ServeConn(schemed{&buffered{Conn: s.client, r: s.in}}, &xhttp2.ServeConnOpts{Context: s.ctx, BaseConfig: srv, Handler: m})
 	close(closed)
 	drain.Wait()
@@ -59,12 +59,14 @@ func (s *splitter) http2() error {
 }
 
 // drain ends an HTTP/2 connection in order, behind the streams that are open.
-func (s *splitter) drain(srv *http.Server, closed <-chan struct{}) {
+func (m *multiplexer) drain(srv *http.Server, closed <-chan struct{}) {
 	select {
-	case <-s.o.Drain:
-		_ = srv.Shutdown(s.ctx)
+	case <-m.s.o.Drain:
+	case <-m.unreached:
 	case <-closed:
+		return
 	}
+	_ = srv.Shutdown(m.s.ctx)
 }
 
 // schemed makes Go's server say which scheme a request has: it shows the state of TLS to handlers of
@@ -85,12 +87,17 @@ type multiplexer struct {
 	transports map[Destination]*http.Transport
 	conns      map[*tracked]struct{}
 	refused    map[Destination]time.Time // when a chosen one did not take a connection last
+
+	// unreached is closed when the application does not take a connection: another one of the client may lead to another.
+	unreached chan struct{}
+	once      sync.Once // of unreached
 }
 
 func newMultiplexer(s *splitter) *multiplexer {
 	return &multiplexer{
 		s: s, transports: map[Destination]*http.Transport{},
 		conns: map[*tracked]struct{}{}, refused: map[Destination]time.Time{},
+		unreached: make(chan struct{}),
 	}
 }
 
@@ -192,6 +199,9 @@ func (m *multiplexer) mark(res *http.Response, d Destination) {
 func (m *multiplexer) failed(w http.ResponseWriter, d Destination, err error) {
 	m.s.log.Debug("a stream has no response", "err", err)
 	if d == m.s.o.App {
+		if untaken(err) {
+			m.once.Do(func() { close(m.unreached) })
+		}
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

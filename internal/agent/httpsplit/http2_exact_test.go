@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,6 +131,42 @@ func TestGoaway2(t *testing.T) {
 	close(release)
 	if err := <-down; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAppIsGone2: a client whose application does not take connections is told not to use its connection any more, as another one
+// may lead elsewhere. Streams that are open go on.
+func TestAppIsGone2(t *testing.T) {
+	release := make(chan struct{})
+	local := serve2(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-release
+		_, _ = io.WriteString(w, "local")
+	}))
+	url := "http://" + split(t, &address{addr: "127.0.0.1:1"}, local)
+	var dials atomic.Int32
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(tr.CloseIdleConnections)
+	c := &http.Client{Transport: tr, Timeout: patienceOfTests}
+	open, err := c.Do(request2(t.Context(), t, http.MethodGet, url, nil, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Body.Close()
+	eventually(t, func() bool {
+		if res, err := c.Do(request2(t.Context(), t, http.MethodGet, url, nil, false)); err == nil {
+			_ = res.Body.Close()
+			t.Errorf("status %d", res.StatusCode)
+		}
+		return dials.Load() > 1
+	})
+	close(release)
+	if b, err := io.ReadAll(open.Body); err != nil || string(b) != "local" {
+		t.Errorf("the open stream got %q, %v", b, err)
 	}
 }
 
