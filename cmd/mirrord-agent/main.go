@@ -7,6 +7,10 @@ import (
 	"os"
 
 	"github.com/mirrord-go/mirrord/internal/agent/node"
+	"github.com/mirrord-go/mirrord/internal/timerslack"
 )
 
-func main() { os.Exit(node.Main(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	_ = timerslack.Widen() // the agent does without, too
+	os.Exit(node.Main(os.Args[1:], os.Stdout, os.Stderr))
+}

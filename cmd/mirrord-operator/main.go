@@ -6,6 +6,10 @@ import (
 	"os"
 
 	"github.com/mirrord-go/mirrord/internal/operator"
+	"github.com/mirrord-go/mirrord/internal/timerslack"
 )
 
-func main() { os.Exit(operator.Main(context.Background(), os.Args[1:], os.Stderr)) }
+func main() {
+	_ = timerslack.Widen() // the operator does without, too
+	os.Exit(operator.Main(context.Background(), os.Args[1:], os.Stderr))
+}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mirrord-go/mirrord/internal/intercept/seccomp"
+	"github.com/mirrord-go/mirrord/internal/timerslack"
 )
 
 // Start runs a program with its network calls intercepted. The context's values reach the
@@ -113,6 +114,9 @@ func (p *process) launch(o Options, started chan<- error) {
 	// After this call the receiving loop is over.
 	defer func() { _ = unix.Listen(-1, 0) }()
 
+	if err := timerslack.Restore(); err != nil {
+		p.log.Debug("the process has this program's timer slack", slog.Any("error", err))
+	}
 	p.child, err = startChild(o)
 	if err == nil {
 		err = p.checkAccess()

@@ -134,7 +134,7 @@ const bufferSize = 128<<10 - 12
 
 // messageSize is the most that is taken for a message, in bytes. Where messages come one by one, each gets a
 // buffer of this size: of a thousand connections that talk at once, many hold one.
-const messageSize = 16 << 10
+const messageSize = 8 << 10
 
 // buffers and messages hold *[]byte, so that putting one back allocates nothing.
 var buffers, messages = pool(bufferSize), pool(messageSize)

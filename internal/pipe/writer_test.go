@@ -30,7 +30,7 @@ func TestWriterOf(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var sent []byte
 			rng := rand.NewChaCha8([32]byte{})
-			sizes := []int{1, 0, 100, 16 << 10, 1<<20 + 1, 3, 40 << 10}
+			sizes := []int{1, 0, 100, 8 << 10, 16 << 10, 1<<20 + 1, 3, 40 << 10}
 			for _, n := range sizes {
 				piece := make([]byte, n)
 				_, _ = rng.Read(piece)

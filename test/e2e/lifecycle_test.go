@@ -384,10 +384,12 @@ func (s *stage) inPodNetwork(t *testing.T, args ...string) string {
 	return ""
 }
 
-// TestExitCodesAndSignals: what ends the local process is what its user's shell sees.
+// TestExitCodesAndSignals: what ends the local process is what its user's shell sees, and it has the timer slack that it would have without a session.
 func TestExitCodesAndSignals(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
+	slack, err := os.ReadFile("/proc/self/timerslack_ns")
+	must(t, err)
 	s.deploy(t, shop, "deployment/shop")
 	for _, c := range []struct {
 		name    string
@@ -400,6 +402,7 @@ func TestExitCodesAndSignals(t *testing.T) {
 		{"killed", []string{"sh", "-c", "kill -9 $$"}, 0, 128 + 9},
 		{"a signal is passed on", []string{"sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done"}, syscall.SIGTERM, 9},
 		{"a signal that ends it", []string{"sh", "-c", "echo ready; exec sleep 3000"}, syscall.SIGTERM, 128 + 15},
+		{"its timer slack", []string{"sh", "-c", `[ "$(cat /proc/self/timerslack_ns)" = "$0" ]`, strings.TrimSpace(string(slack))}, 0, 0},
 		{"not found", []string{"no-such-program-here"}, 0, 127},
 		{"not executable", []string{"/etc/hosts"}, 0, 126},
 	} {
