@@ -21,6 +21,9 @@ const (
 // has been printed.
 var ErrFailed = errors.New("not every adjustment had its effect")
 
+// ErrTold says that something else failed, which the sandbox has told on standard error.
+var ErrTold = errors.New("the demo could not be shown")
+
 // Options are what the demo runs with.
 type Options struct {
 	// Self is the path of the executable, Agent that of mirrord-agent.

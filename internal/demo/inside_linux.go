@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mirrord-go/mirrord/internal/config"
@@ -39,24 +41,45 @@ const patience = 20 * time.Second
 // quietTime is how long the demo waits for something that must not happen.
 const quietTime = 200 * time.Millisecond
 
-// Inside is the sandbox's first process: it builds the world, plays the scenes, tells on out
-// what was seen, and returns the process's exit code.
-func Inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profilesDir, dir string) int {
-	err := inside(ctx, log, out, agent, profilesDir, dir)
+// Inside is the sandbox's first process: it builds the world, plays the scenes, and tells on out
+// what was seen. It returns the process's exit code, or an error that the process is to tell, and then
+// exit with 1.
+func Inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profilesDir, dir string) (int, error) {
+	// A reader of the output who leaves would end this process, the first of its namespace, in an odd way.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	err := inside(ctx, log, &output{w: out}, agent, profilesDir, dir)
 	switch {
 	case err == nil:
-		return exitOK
+		return exitOK, nil
 	case errors.Is(err, ErrFailed):
-		return exitFailed
+		return exitFailed, nil
 	case errors.Is(err, world.ErrNotAllowed):
 		log.Debug("making the world", "error", err)
-		return exitNotAllowed
+		return exitNotAllowed, nil
 	}
-	fmt.Fprintln(os.Stderr, "mirrord demo:", err)
-	return exitError
+	return exitError, err
 }
 
-func inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profilesDir, dir string) error {
+// output is written to until that fails.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) printf(format string, args ...any) {
+	if o.err == nil {
+		_, o.err = fmt.Fprintf(o.w, format, args...)
+	}
+}
+
+func (o *output) problem() error {
+	if o.err == nil {
+		return nil
+	}
+	return fmt.Errorf("telling what was seen: %w", o.err)
+}
+
+func inside(ctx context.Context, log *slog.Logger, out *output, agent, profilesDir, dir string) error {
 	begin := time.Now()
 	self, err := os.Executable()
 	if err != nil {
@@ -68,11 +91,14 @@ func inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profile
 	}
 	defer w.Close()
 	s := &stage{log: log, world: w, self: self, agent: agent, profiles: dirstore.New(profilesDir), dir: dir}
-	fmt.Fprintf(out, "A network namespace stands for the pod (%s), another for its client (%s), another for a database\n"+
+	out.printf("A network namespace stands for the pod (%s), another for its client (%s), another for a database\n"+
 		"(%s). This side, the laptop, is connected to none of them.\n", world.PodAddr, world.ClientAddr, world.DatabaseAddr)
 	failed, shown := 0, 0
 	for _, sc := range scenes() {
-		fmt.Fprintf(out, "\nprofile %s\n", sc.profile)
+		if err := out.problem(); err != nil {
+			return err
+		}
+		out.printf("\nprofile %s\n", sc.profile)
 		o, err := s.play(ctx, sc)
 		if err != nil {
 			return fmt.Errorf("profile %s: %w", sc.profile, err)
@@ -85,14 +111,14 @@ func inside(ctx context.Context, log *slog.Logger, out io.Writer, agent, profile
 				failed++
 			}
 			shown++
-			fmt.Fprintf(out, "  %s %-15s  %s\n", mark, change, text)
+			out.printf("  %s %-15s  %s\n", mark, change, text)
 		}
 	}
-	fmt.Fprintf(out, "\n%d of %d adjustments had their effect, in %.1f s\n", shown-failed, shown, time.Since(begin).Seconds())
+	out.printf("\n%d of %d adjustments had their effect, in %.1f s\n", shown-failed, shown, time.Since(begin).Seconds())
 	if failed > 0 {
 		return ErrFailed
 	}
-	return nil
+	return out.problem()
 }
 
 // stage is where scenes are played.

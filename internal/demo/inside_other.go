@@ -9,4 +9,6 @@ import (
 )
 
 // Inside is not available: there are no network namespaces here.
-func Inside(context.Context, *slog.Logger, io.Writer, string, string, string) int { return 1 }
+func Inside(context.Context, *slog.Logger, io.Writer, string, string, string) (int, error) {
+	return 1, nil
+}

@@ -14,8 +14,8 @@ import (
 )
 
 // Run shows all adjustments, writing to out. It blocks for some seconds. It fails with
-// [world.ErrNotAllowed] where the user may make no namespaces, and with [ErrFailed] when an
-// adjustment did not have its effect.
+// [world.ErrNotAllowed] where the user may make no namespaces, with [ErrFailed] when an
+// adjustment did not have its effect, and with [ErrTold] when something else failed that it has told.
 func Run(ctx context.Context, out, errOut *os.File, o Options) error {
 	dir, err := os.MkdirTemp("", "mirrord-demo-")
 	if err != nil {
@@ -35,8 +35,13 @@ func Run(ctx context.Context, out, errOut *os.File, o Options) error {
 		return world.Explain(fmt.Errorf("making a sandbox: %w", err))
 	}
 	err = cmd.Wait()
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("showing the adjustments: %w", context.Cause(ctx))
+	}
 	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
 		switch ee.ExitCode() {
+		case exitError:
+			return ErrTold
 		case exitFailed:
 			return ErrFailed
 		case exitNotAllowed:

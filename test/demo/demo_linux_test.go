@@ -133,6 +133,40 @@ spec: {featureAdjustments: [{change: outgoing-remote}, {change: dns-remote}]}
 	}
 }
 
+// TestDemoTellsOneError: what keeps the demo from being shown is told once, with what to do about it.
+func TestDemoTellsOneError(t *testing.T) {
+	dir := build(t)
+	for name, c := range map[string]struct {
+		flags  []string
+		stdout string
+		says   string
+	}{
+		"no profiles":        {[]string{"--profiles-dir", "nowhere"}, os.DevNull, "nowhere\" does not exist\n--profiles-dir names a folder"},
+		"nowhere to tell it": {nil, "/dev/full", "telling what was seen: write /dev/stdout: no space left on device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stdout, err := os.OpenFile(c.stdout, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdout.Close()
+			var told strings.Builder
+			cmd := exec.Command(filepath.Join(dir, "mirrord"), append([]string{"demo"}, c.flags...)...)
+			cmd.Dir, cmd.Stdout, cmd.Stderr = dir, stdout, &told
+			cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR=/tmp")
+			if cmd.Run() == nil || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("exit code %d, want 1", cmd.ProcessState.ExitCode())
+			}
+			if strings.Contains(told.String(), "needs root, or user namespaces") {
+				t.Skip("no namespaces here: " + told.String())
+			}
+			if strings.Count(told.String(), "error: ") != 1 || !strings.Contains(told.String(), c.says) {
+				t.Errorf("told: %s\nwant one error with %q", told.String(), c.says)
+			}
+		})
+	}
+}
+
 // TestDemoWithoutNamespaces: who may make none is told what to do.
 func TestDemoWithoutNamespaces(t *testing.T) {
 	if os.Geteuid() != 0 {

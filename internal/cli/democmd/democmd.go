@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mirrord-go/mirrord/internal/cli/clierr"
 	"github.com/mirrord-go/mirrord/internal/cli/command"
 	"github.com/mirrord-go/mirrord/internal/demo"
 	"github.com/mirrord-go/mirrord/internal/demo/world"
@@ -65,6 +66,9 @@ func run(ctx context.Context, o *Options) error {
 		}
 	}
 	err = o.Run(ctx, os.Stdout, os.Stderr, demo.Options{Self: self, Agent: agent, ProfilesDir: dir})
+	if errors.Is(err, demo.ErrTold) {
+		return &clierr.ExitError{Code: clierr.Failure}
+	}
 	if errors.Is(err, world.ErrNotAllowed) {
 		return &hintedError{err, "Run it with sudo. (Ubuntu keeps user namespaces from programs it does not know: " +
 			"sysctl kernel.apparmor_restrict_unprivileged_userns=0 allows them.)"}

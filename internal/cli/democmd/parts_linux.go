@@ -18,10 +18,11 @@ func parts(f *command.Factory) []*cobra.Command {
 	}
 	return []*cobra.Command{
 		hidden(demo.InsideCommand, 3, func(cmd *cobra.Command, args []string) error {
-			if code := demo.Inside(cmd.Context(), f.Logger, f.Streams.Out, args[0], args[1], args[2]); code != 0 {
-				return &clierr.ExitError{Code: code}
+			code, err := demo.Inside(cmd.Context(), f.Logger, f.Streams.Out, args[0], args[1], args[2])
+			if err == nil && code != 0 {
+				err = &clierr.ExitError{Code: code}
 			}
-			return nil
+			return err
 		}),
 		hidden(demo.PodCommand, 1, func(_ *cobra.Command, args []string) error { return world.RunPod(args[0]) }),
 		hidden(demo.ProgramCommand, 0, func(cmd *cobra.Command, _ []string) error {

@@ -25,8 +25,13 @@ type Streams struct {
 func System() *Streams {
 	return &Streams{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
-		errTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+		errTerminal: isTerminal(os.Stderr, os.Getenv("TERM")),
 	}
+}
+
+// isTerminal says whether a file is a terminal whose lines can change.
+func isTerminal(f *os.File, kind string) bool {
+	return kind != "dumb" && term.IsTerminal(int(f.Fd()))
 }
 
 // Test returns streams in memory, none of them a terminal.
@@ -40,5 +45,5 @@ func (s *Streams) Notef(format string, args ...any) {
 	_, _ = fmt.Fprintf(s.Err, format+"\n", args...)
 }
 
-// IsErrTerminal reports whether a person reads Err on a terminal.
+// IsErrTerminal reports whether a person reads Err on a terminal, and one that can do more than add lines.
 func (s *Streams) IsErrTerminal() bool { return s.errTerminal }
