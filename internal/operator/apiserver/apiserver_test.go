@@ -188,6 +188,7 @@ type lab struct {
 	*backend
 	proxy *authority
 	addr  string
+	serve *Server
 	stop  context.CancelFunc
 	done  chan error
 }
@@ -231,6 +232,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.serve = server
 	ctx, stop := context.WithCancel(t.Context())
 	l.stop = stop
 	go func() { l.done <- server.Run(ctx) }()

@@ -63,8 +63,12 @@ type connectREST struct {
 	close context.CancelFunc
 
 	mu   sync.Mutex
-	open map[string]int // carriers by session
+	open map[opener]int // carriers by session
 }
+
+// opener is who opens carriers of a session. That of another user takes no place from its creator's: whose it is, is
+// known only later.
+type opener struct{ user, session string }
 
 // What sessions/connect can do.
 var (
@@ -76,7 +80,7 @@ func newConnectREST(c Carriers, counter Counter, log *slog.Logger) *connectREST 
 	if counter == nil {
 		counter = noCounter{}
 	}
-	r := &connectREST{carriers: c, counter: counter, log: log, open: map[string]int{}}
+	r := &connectREST{carriers: c, counter: counter, log: log, open: map[opener]int{}}
 	r.ctx, r.close = context.WithCancel(context.Background())
 	return r
 }
@@ -109,7 +113,7 @@ func (r *connectREST) Connect(ctx context.Context, name string, opts runtime.Obj
 }
 
 // take counts a carrier in; give counts it out.
-func (r *connectREST) take(key string) bool {
+func (r *connectREST) take(key opener) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open[key] >= maxCarriers {
@@ -119,7 +123,7 @@ func (r *connectREST) take(key string) bool {
 	return true
 }
 
-func (r *connectREST) give(key string) {
+func (r *connectREST) give(key opener) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.open[key]--; r.open[key] <= 0 {
@@ -148,11 +152,12 @@ func (c *carrier) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		c.respond.Error(apierrors.NewServiceUnavailable("this replica of the operator is stopping"))
 		return
 	}
-	if !c.r.take(key) {
+	by := opener{c.u.GetName(), key}
+	if !c.r.take(by) {
 		c.respond.Error(apierrors.NewTooManyRequests(fmt.Sprintf("session %s has %d carriers here already", c.name, maxCarriers), 1))
 		return
 	}
-	defer c.r.give(key)
+	defer c.r.give(by)
 	agent, over, err := c.r.carriers.Dial(req.Context(), c.u, c.namespace, c.name, c.attachment)
 	if err != nil {
 		c.respond.Error(err)

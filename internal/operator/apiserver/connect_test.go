@@ -102,6 +102,26 @@ func TestACarrierEnds(t *testing.T) {
 	}
 }
 
+// TestCarriersOfOthers: requests for carriers of a session by somebody who did not create it keep its creator from
+// nothing, however many there are.
+func TestCarriersOfOthers(t *testing.T) {
+	l := newLab(t)
+	for range maxCarriers {
+		if !l.serve.connect.take(opener{"mallory", "shop/s-1"}) {
+			t.Fatal("no place")
+		}
+	}
+	if _, code := l.carry("pod", UpgradeProtocol, ""); code != http.StatusSwitchingProtocols {
+		t.Errorf("the creator: answer %d", code)
+	}
+	defer l.agent.Close()
+	for l.serve.connect.take(opener{"alice", "shop/s-1"}) {
+	}
+	if _, code := l.carry("pod", UpgradeProtocol, ""); code != http.StatusTooManyRequests {
+		t.Errorf("one carrier more than a session may have: answer %d", code)
+	}
+}
+
 func TestCarriersThatAreNone(t *testing.T) {
 	l := newLab(t)
 	for name, test := range map[string]struct {

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"strings"
 	"testing"
@@ -13,9 +14,11 @@ import (
 	recordsv1 "github.com/mirrord-go/mirrord/api/records/v1alpha"
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
+	"github.com/mirrord-go/mirrord/internal/grant"
 	"github.com/mirrord-go/mirrord/internal/operator/agents"
 	"github.com/mirrord-go/mirrord/internal/operator/records"
 	"github.com/mirrord-go/mirrord/internal/policy"
+	"github.com/mirrord-go/mirrord/internal/tlsport"
 	"github.com/mirrord-go/mirrord/internal/tunnel"
 
 	"k8s.io/client-go/rest"
@@ -264,6 +267,33 @@ func TestPoliciesEndSessionsAndProfilesDoNot(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestGrantsThatChange: a TLS configuration is no policy.
+func TestGrantsThatChange(t *testing.T) {
+	before := grant.Grant{Policies: []string{"strict"}, Features: &grant.Features{Incoming: grant.Steal}, TLS: []tlsport.Port{{Port: 8443}}}
+	raw, err := json.Marshal(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := before
+	other.TLS = nil
+	stricter := other
+	stricter.Incoming.Mirror = []string{"strict"}
+	for name, test := range map[string]struct {
+		raw         []byte
+		now         policy.Decision
+		level, says string
+	}{
+		"TLS":                   {raw, policy.Decision{Grant: other, Binding: []policy.Ref{{Name: "strict"}}}, records.Info, "the TLS configuration of the target's ports has changed"},
+		"a policy, and TLS":     {raw, policy.Decision{Grant: stricter, Binding: []policy.Ref{{Name: "strict"}}}, records.Warning, "these bind it now: strict"},
+		"a policy that is gone": {raw, policy.Decision{Grant: grant.Grant{Features: before.Features, TLS: before.TLS}}, records.Warning, "no policy binds it now"},
+		"of another version":    {[]byte("what?"), policy.Decision{Grant: other}, records.Warning, "no policy binds it now"},
+	} {
+		if level, text := grantNotice(test.raw, test.now); level != test.level || !strings.Contains(text, test.says) {
+			t.Errorf("%s: %s: %s", name, level, text)
+		}
 	}
 }
 

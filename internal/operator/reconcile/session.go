@@ -21,6 +21,7 @@ import (
 	sessions "github.com/mirrord-go/mirrord/api/sessions/v1alpha"
 	"github.com/mirrord-go/mirrord/internal/agent/nodeapi"
 	"github.com/mirrord-go/mirrord/internal/config"
+	"github.com/mirrord-go/mirrord/internal/grant"
 	"github.com/mirrord-go/mirrord/internal/operator/records"
 	"github.com/mirrord-go/mirrord/internal/operator/session"
 	"github.com/mirrord-go/mirrord/internal/operator/workloads"
@@ -204,17 +205,43 @@ func (r *Reconciler) judge(rec *recordsv1.SessionRecord, target *workloads.Targe
 	if session.GrantID(changed) == before {
 		return nil
 	}
+	level, text := grantNotice(rec.Grant.Raw, decision)
 	rec.Grant = changed.Grant
 	rec.Status.Policies = nil
 	for _, ref := range decision.Binding {
 		rec.Status.Policies = append(rec.Status.Policies, ref.String())
 	}
-	text := "policies have changed what the session may do; no policy binds it now"
-	if len(rec.Status.Policies) > 0 {
-		text = "policies have changed what the session may do; these bind it now: " + strings.Join(rec.Status.Policies, ", ")
-	}
-	records.Notify(rec, time.Now(), records.Warning, text)
+	records.Notify(rec, time.Now(), level, text)
 	return nil
+}
+
+// grantNotice tells the user of a grant that has changed. How TLS ends is a part of it, and no rule.
+func grantNotice(before []byte, now policy.Decision) (level, text string) {
+	var g grant.Grant
+	if err := json.Unmarshal(before, &g); err == nil {
+		same := now.Grant
+		g.TLS, same.TLS = nil, nil
+		if a, b := encoded(g), encoded(same); a != "" && a == b {
+			return records.Info, "the TLS configuration of the target's ports has changed; ports that the session has keep what they had: start it again to have the new one"
+		}
+	}
+	var names []string
+	for _, ref := range now.Binding {
+		names = append(names, ref.String())
+	}
+	if len(names) == 0 {
+		return records.Warning, "policies have changed what the session may do; no policy binds it now"
+	}
+	return records.Warning, "policies have changed what the session may do; these bind it now: " + strings.Join(names, ", ")
+}
+
+// encoded is a grant as JSON; empty when it can't be.
+func encoded(g grant.Grant) string {
+	raw, err := json.Marshal(g)
+	if err != nil {
+		return ""
+	}
+	return string(raw)
 }
 
 // forbidden is the end of a session that policies do not allow any more. A session that does
