@@ -112,7 +112,7 @@ func TestCarriersOfOthers(t *testing.T) {
 		}
 	}
 	if _, code := l.carry("pod", UpgradeProtocol, ""); code != http.StatusSwitchingProtocols {
-		t.Errorf("the creator: answer %d", code)
+		t.Fatalf("the creator: answer %d", code)
 	}
 	defer l.agent.Close()
 	for l.serve.connect.take(opener{"alice", "shop/s-1"}) {
