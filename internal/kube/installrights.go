@@ -65,11 +65,12 @@ func (i *installer) mayRead(ctx context.Context, objects []*unstructured.Unstruc
 	if len(missing) == 0 {
 		return nil
 	}
-	more, err := i.missingWrites(ctx, objects, make([]*unstructured.Unstructured, len(objects)), nil)
+	unknown := make([]*unstructured.Unstructured, len(objects))
+	more, err := i.missingWrites(ctx, objects, unknown, nil)
 	if err != nil {
 		return err
 	}
-	return i.refusal(ctx, append(missing, more...))
+	return i.refusal(ctx, append(missing, more...), objects, unknown)
 }
 
 // mayWrite returns a [*MissingRulesError] with all that is needed to make the objects of those that are present, and to
@@ -79,15 +80,19 @@ func (i *installer) mayWrite(ctx context.Context, objects, present []*unstructur
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	return i.refusal(ctx, missing)
+	return i.refusal(ctx, missing, objects, present)
 }
 
-func (i *installer) refusal(ctx context.Context, missing []Rule) error {
+func (i *installer) refusal(ctx context.Context, missing []Rule, objects, present []*unstructured.Unstructured) error {
 	slices.SortFunc(missing, Rule.compare)
-	return &MissingRulesError{
-		Doing: installing, Rules: slices.Compact(missing), User: i.c.whoami(ctx),
-		Instead: "The ClusterRole cluster-admin has all these rights; whoever has it can install the operator for everybody. Nothing was changed.",
+	instead := "The ClusterRole cluster-admin has all these rights; whoever has it can install the operator for everybody. Nothing was changed."
+	for n, object := range objects {
+		name := object.GetName()
+		if object.GetKind() == "Namespace" && present[n] == nil && slices.ContainsFunc(missing, func(r Rule) bool { return r.Namespace == name }) {
+			instead += fmt.Sprintf("\nWhat follows is in part for the namespace %s. If that is not there: kubectl create namespace %s", name, name)
+		}
 	}
+	return &MissingRulesError{Doing: installing, Rules: slices.Compact(missing), User: i.c.whoami(ctx), Instead: instead}
 }
 
 func (i *installer) missingWrites(ctx context.Context, objects, present []*unstructured.Unstructured, stale []unstructured.Unstructured) ([]Rule, error) {
@@ -217,8 +222,19 @@ func (i *installer) givenBy(ctx context.Context, object *unstructured.Unstructur
 	if len(i.c.missing(ctx, []Rule{rule})) == 0 {
 		return nil, nil
 	}
-	if role = i.withRules(ctx, role); role == nil {
-		return nil, nil // the API server says what of a role is missing that nobody can read
+	rules, err := i.rulesOf(ctx, role)
+	return rightsOf(rules, scope), err
+}
+
+// rulesOf are the rules of a role; none when they can't be read.
+func (i *installer) rulesOf(ctx context.Context, role *unstructured.Unstructured) ([]rbacv1.PolicyRule, error) {
+	if _, known := role.Object["rules"]; !known {
+		found, err := i.c.getObject(ctx, role)
+		if err != nil || found == nil {
+			i.c.log.DebugContext(ctx, "a role could not be read", "role", Describe(role), "error", err)
+			return ofEveryCluster(role), nil
+		}
+		role = found
 	}
 	var rules struct {
 		Rules []rbacv1.PolicyRule `json:"rules"`
@@ -226,20 +242,25 @@ func (i *installer) givenBy(ctx context.Context, object *unstructured.Unstructur
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(role.Object, &rules); err != nil {
 		return nil, fmt.Errorf("reading the rules of %s: %w", Describe(role), err)
 	}
-	return rightsOf(rules.Rules, scope), nil
+	return rules.Rules, nil
 }
 
-// withRules is a role with its rules; nil when they can't be read.
-func (i *installer) withRules(ctx context.Context, role *unstructured.Unstructured) *unstructured.Unstructured {
-	if _, known := role.Object["rules"]; known {
-		return role
+// ofEveryCluster are the rules of the roles that Kubernetes itself makes for API servers behind its own, for who may not read
+// them (https://kubernetes.io/docs/reference/access-authn-authz/rbac/, other component roles).
+func ofEveryCluster(role *unstructured.Unstructured) []rbacv1.PolicyRule {
+	switch role.GetName() {
+	case "system:auth-delegator":
+		return []rbacv1.PolicyRule{
+			{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
+			{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
+		}
+	case "extension-apiserver-authentication-reader":
+		return []rbacv1.PolicyRule{{
+			APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"extension-apiserver-authentication"},
+			Verbs: []string{"get", "list", "watch"},
+		}}
 	}
-	found, err := i.c.getObject(ctx, role)
-	if err != nil {
-		i.c.log.DebugContext(ctx, "a role could not be read", "role", Describe(role), "error", err)
-		return nil
-	}
-	return found
+	return nil // the API server says what is missing of it
 }
 
 // referred is the role of a binding: one of the objects, or else only its kind and name.
