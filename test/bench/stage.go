@@ -283,6 +283,15 @@ func (se *session) await(what string, match func(progress.Line) bool) {
 	}
 }
 
+// stillRuns ends the bench when the session has ended: what was measured was none.
+func (se *session) stillRuns() {
+	select {
+	case <-se.ended:
+		se.t.Fatalf("a session ended while it was measured:\n%s", se.lines.rest())
+	default:
+	}
+}
+
 // lines takes a session's standard error apart as it is written. What nobody takes is dropped.
 type lines struct {
 	to      chan progress.Line

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os/exec"
 	"strings"
@@ -19,6 +18,9 @@ const (
 	steadyFor  = 3 * time.Second
 	// steadyPort is the port of the first build's sessions; the next has the next.
 	steadyPort = 7300
+	// steadyAdmin is where the first local process tells its counts; the next has the next. Ports that the system hands out begin above: one of
+	// them may be somebody else's by the time that the process listens.
+	steadyAdmin = 7400
 	// copyPatience is how long after the last answer a copy of a request may come.
 	copyPatience = 5 * time.Second
 	// maxFiltered is the aim for the 99th percentile of those requests that a filter leaves alone, times that without a session.
@@ -98,7 +100,10 @@ func (s *stage) steady(loads []string, rounds int) *Load {
 			continue // the same worker of an agent is in the way
 		}
 		for _, n := range loads {
-			w := &steadyWay{Steady: report.steady(b.name + steadyName(n)), load: n, port: steadyPort + i, url: url(n, steadyPort+i)}
+			w := &steadyWay{
+				Steady: report.steady(b.name + steadyName(n)), load: n, port: steadyPort + i, url: url(n, steadyPort+i),
+				admin: fmt.Sprintf("127.0.0.1:%d", steadyAdmin+len(ways)),
+			}
 			s.startSteady(w, b)
 			ways = append(ways, w)
 		}
@@ -147,22 +152,11 @@ func (s *stage) startSteady(w *steadyWay, b build) {
 	if w.load == filtered {
 		incoming["mode"], incoming["http_filter"] = "steal", map[string]any{"header_filter": "^x-marked: yes$"}
 	}
-	w.admin = s.freeAddress()
 	w.session = s.exec(b, map[string]any{
 		"target":  map[string]any{"path": "pod/" + w.load, "namespace": s.ns},
 		"feature": map[string]any{"fs": "local", "network": map[string]any{"incoming": incoming}},
 	}, s.workload, "serve", "-name", laptopName, "-http", fmt.Sprintf(":%d", w.port), "-admin", w.admin)
 	w.session.await("its port was taken", func(l progress.Line) bool { return l.Event == "port-subscribed" && int(l.Port) == w.port })
-}
-
-// freeAddress is one of this machine that nobody listens on.
-func (s *stage) freeAddress() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // stream sends requests. Those that fail are in its result.
@@ -182,6 +176,9 @@ func (s *stage) stream(url string) (r stream) {
 
 // take notes what a round gave.
 func (w *steadyWay) take(s *stage, r stream) {
+	if w.session != nil {
+		w.session.stillRuns()
+	}
 	w.p50, w.p99 = append(w.p50, r.Unmarked.P50), append(w.p99, r.Unmarked.P99)
 	w.Requests += r.requests()
 	w.cost.add(r)
