@@ -23,12 +23,12 @@ var scriptSuffixes = []string{
 // Names of what is not there say nothing.
 func Brought(args []string, dir string) (paths []string) {
 	for _, arg := range args[min(1, len(args)):] {
-		names := []string{arg}
+		lists := []string{arg}
 		if _, value, ok := strings.Cut(arg, "="); ok {
-			names = append(names, value)
+			lists = append(lists, value)
 		}
-		for _, name := range names {
-			for _, name := range filepath.SplitList(name) {
+		for _, list := range lists {
+			for _, name := range filepath.SplitList(list) {
 				paths = append(paths, brought(name, dir)...)
 			}
 		}
